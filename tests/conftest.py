@@ -1,0 +1,22 @@
+"""Test tiers: `make test` leaves out what is marked soak, `make soak` (pytest --soak) runs everything."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long counts too (tests marked soak)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--soak"):
+        return
+    long_ones = [item for item in items if item.get_closest_marker("soak")]
+    if long_ones:
+        config.hook.pytest_deselected(items=long_ones)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture(scope="session")
+def soak(pytestconfig: pytest.Config) -> bool:
+    """True when the long counts are asked for: tests choose their number of rounds by it."""
+    return bool(pytestconfig.getoption("--soak"))
