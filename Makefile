@@ -1,0 +1,130 @@
+# Every target sets up what it needs: .venv with the pinned requirements-dev.txt, the package built into it, and system
+# packages where apt-get may install them. A CPU build of torch is enough: see requirements-dev.txt.
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak bench bench-check lint aarch64 aarch64-count clean \
+        build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+# 1: a missing aarch64 compiler or qemu is a failure instead of a visible skip.
+PCONV_REQUIRE_AARCH64 ?= 0
+# Shape of make aarch64-count: IC,OC,H,W.
+LAYER ?= 64,64,56,56
+
+PY := .venv/bin/python
+ARCH := $(shell uname -m)
+CORE := build/$(ARCH)-core
+QEMU := qemu-aarch64 -cpu cortex-a76 -L /usr/aarch64-linux-gnu
+CXX_FILES = $(shell find include src apps tests/native bench -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.c')
+CORE_FILES := CMakeLists.txt $(shell find cmake include src -type f)
+BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx) $(shell find cl -type f)
+export PYTHON CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+help:
+	@echo "make demo           prune VGG-16, run a photograph through it, show outputs and times"
+	@echo "make test           all tests with reduced counts (at most 20 minutes)"
+	@echo "make soak           all tests with the long counts"
+	@echo "make lint           formatters and type checker"
+	@echo "make bench          pytest-benchmark suites of bench/"
+	@echo "make bench-check    the speed lines that a release must meet"
+	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
+	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
+	@echo "make clean          remove everything that was built, .venv apart"
+
+# ---- setting up ------------------------------------------------------------------------------------------------------
+
+build/stamps/venv: requirements-dev.txt scripts/setup_system.sh
+	scripts/setup_system.sh base
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	@mkdir -p $(@D) && touch $@
+
+build/stamps/package: build/stamps/venv $(CORE_FILES) $(BINDING_FILES)
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build: build/stamps/package
+
+# ---- tests -----------------------------------------------------------------------------------------------------------
+
+test:
+	$(MAKE) test-native
+	$(MAKE) test-sanitized
+	$(MAKE) test-aarch64
+	$(MAKE) test-python
+
+native: build/stamps/venv
+	cmake -S . -B $(CORE) -DPCONV_BUILD_TESTS=ON -DPCONV_BUILD_APPS=ON
+	cmake --build $(CORE)
+
+test-native: native
+	ctest --test-dir $(CORE) --output-on-failure
+
+# Without NDEBUG: assertions are checked too.
+test-sanitized: build/stamps/venv
+	cmake -S . -B build/sanitized -DPCONV_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=None \
+	  -DCMAKE_CXX_FLAGS="-O1 -g" -DPCONV_BUILD_APPS=OFF
+	cmake --build build/sanitized
+	ctest --test-dir build/sanitized --output-on-failure -E isa_symbols
+
+aarch64:
+	scripts/setup_system.sh aarch64
+	cmake -S . -B build/aarch64 --toolchain cmake/toolchains/aarch64-linux-gnu.cmake
+	cmake --build build/aarch64
+
+test-aarch64: build/stamps/venv
+	@if scripts/setup_system.sh aarch64; then \
+	  $(MAKE) aarch64 && ctest --test-dir build/aarch64 --output-on-failure && \
+	  $(PY) bench/aarch64/check_loops.py; \
+	elif [ "$(PCONV_REQUIRE_AARCH64)" = 1 ]; then \
+	  echo "FAILED: the aarch64 tests are required (PCONV_REQUIRE_AARCH64=1)"; exit 1; \
+	else \
+	  echo "SKIPPED: aarch64 build, native tests under qemu and loop model (see above for what to install)"; \
+	fi
+
+test-python: build
+	$(PY) -m pytest
+
+soak:
+	$(MAKE) test-native test-sanitized test-aarch64
+	$(MAKE) soak-native
+	$(MAKE) soak-aarch64
+	$(MAKE) build
+	$(PY) -m pytest --soak
+
+soak-native: native
+	@set -e; for test in $(CORE)/tests/native/pconv_*_test; do echo "$$test --soak"; $$test --soak; done
+
+soak-aarch64: build/stamps/venv
+	@set -e; if scripts/setup_system.sh aarch64; then $(MAKE) aarch64; \
+	  for test in build/aarch64/tests/native/pconv_*_test; do echo "$$test --soak"; $(QEMU) $$test --soak; done; \
+	elif [ "$(PCONV_REQUIRE_AARCH64)" = 1 ]; then exit 1; else echo "SKIPPED: long counts under qemu"; fi
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+demo: build
+	$(PY) -m pconv_ops demo
+
+bench: build
+	$(PY) -m pytest bench --benchmark-only
+
+bench-check: build
+	$(PY) -m pconv_ops bench --net vgg16 --threads 1
+	$(PY) bench/check.py
+
+aarch64-count: build/stamps/venv aarch64
+	$(PY) bench/aarch64/count.py --layer $(LAYER)
+
+# ---- style -----------------------------------------------------------------------------------------------------------
+
+lint: build/stamps/venv
+	scripts/setup_system.sh lint
+	clang-format --dry-run -Werror $(CXX_FILES)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f pconv_ops/_native*.so pconv_ops/_native.cpp
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
