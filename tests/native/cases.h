@@ -144,16 +144,15 @@ inline void draw_numbers(Rng& rng, bool exact, int64_t most_taps, Case& c) {
 
 inline std::string describe(const Case& c, int index, bool exact) {
   const pconv_conv_desc& d = c.layer.conv;
-  return format("case=%d mode=%s n=%lld ic=%lld oc=%lld groups=%lld h=%lld w=%lld pad=%lld,%lld,%lld,%lld layout=%s "
-                "bias=%d residual=%d clamp=%g,%g",
-                index, exact ? "exact" : "real", static_cast<long long>(c.target.n),
-                static_cast<long long>(d.in_channels), static_cast<long long>(d.out_channels),
-                static_cast<long long>(d.groups), static_cast<long long>(c.target.h),
-                static_cast<long long>(c.target.w), static_cast<long long>(d.pad_top),
-                static_cast<long long>(d.pad_left), static_cast<long long>(d.pad_bottom),
-                static_cast<long long>(d.pad_right), c.target.layout == PCONV_NCHW ? "nchw" : "nhwc",
-                !c.layer.bias.empty(), static_cast<int>(c.residual_mode), static_cast<double>(c.clamp_min),
-                static_cast<double>(c.clamp_max));
+  return format(
+      "case=%d mode=%s n=%lld ic=%lld oc=%lld groups=%lld h=%lld w=%lld pad=%lld,%lld,%lld,%lld layout=%s "
+      "bias=%d residual=%d clamp=%g,%g",
+      index, exact ? "exact" : "real", static_cast<long long>(c.target.n), static_cast<long long>(d.in_channels),
+      static_cast<long long>(d.out_channels), static_cast<long long>(d.groups), static_cast<long long>(c.target.h),
+      static_cast<long long>(c.target.w), static_cast<long long>(d.pad_top), static_cast<long long>(d.pad_left),
+      static_cast<long long>(d.pad_bottom), static_cast<long long>(d.pad_right),
+      c.target.layout == PCONV_NCHW ? "nchw" : "nhwc", !c.layer.bias.empty(), static_cast<int>(c.residual_mode),
+      static_cast<double>(c.clamp_min), static_cast<double>(c.clamp_max));
 }
 
 inline Case make_case(int index, bool exact) {

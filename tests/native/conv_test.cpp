@@ -1,6 +1,7 @@
 // Convolution against the float64 reference, for every ukernel by name and for every ISA's default plan.
-// exact: small integers, every sum below 2^24, bit equality for 1, 2, 3, 4 and 7 threads. real: the error bound, and the
-// same bits for every number of threads. Shapes come from cases.h; guard pages and special values have tests of their own.
+// exact: small integers, every sum below 2^24, bit equality for 1, 2, 3, 4 and 7 threads. real: the error bound, and
+// the same bits for every number of threads. Shapes come from cases.h; guard pages and special values have tests of
+// their own.
 #include "cases.h"
 
 namespace pconv_test {
@@ -16,7 +17,7 @@ struct Tally {
 // Runs the case on `n_threads`; the output starts as NaN, or as the residual where that is the output itself.
 std::vector<float> run_case(const Case& c, const Plan& p, size_t size, int n_threads) {
   std::vector<float> y = c.residual_mode == Residual::kAliasesOutput ? c.residual : std::vector<float>(size, kNaN);
-  const float* residual = c.residual_mode == Residual::kNone      ? nullptr
+  const float* residual = c.residual_mode == Residual::kNone       ? nullptr
                           : c.residual_mode == Residual::kSeparate ? c.residual.data()
                                                                    : y.data();
   y.reserve(1);  // n = 0: still a valid address
@@ -62,8 +63,8 @@ void count_case(const Case& c, const std::vector<float>& y, Tally& tally) {
     for (size_t n = 0; n < static_cast<size_t>(c.target.n); ++n) {
       for (size_t i = 0; i < plane; ++i) {
         const size_t channels = static_cast<size_t>(oc), channel = static_cast<size_t>(o);
-        const size_t flat = c.target.layout == PCONV_NCHW ? (n * channels + channel) * plane + i
-                                                          : (n * plane + i) * channels + channel;
+        const size_t flat =
+            c.target.layout == PCONV_NCHW ? (n * channels + channel) * plane + i : (n * plane + i) * channels + channel;
         ++seen;
         nonzero += y[flat] != 0.0f;
       }
@@ -82,8 +83,7 @@ void check_case(const Way& way, int index, bool exact, Tally& tally) {
   c.target.isa = way.isa;
   c.target.ukernel = way.ukernel;
   set_context(c.text + " isa=" + way.isa + " ukernel=" + way.ukernel);
-  const Reference r =
-      reference_conv(c.layer, c.target, c.x.data(), c.residual.empty() ? nullptr : c.residual.data());
+  const Reference r = reference_conv(c.layer, c.target, c.x.data(), c.residual.empty() ? nullptr : c.residual.data());
   for (size_t i = 0; exact && i < r.magnitude.size(); ++i) {
     REQUIRE(r.magnitude[i] < 0x1p24, "the case is not exact: magnitude %g", r.magnitude[i]);
   }

@@ -59,7 +59,8 @@ inline Reference reference_conv(const Layer& layer, const Target& target, const 
             const int64_t iy = oy * d.stride_h - d.pad_top + t.ky * d.dilation_h;
             const int64_t ix = ox * d.stride_w - d.pad_left + t.kx * d.dilation_w;
             if (iy < 0 || iy >= target.h || ix < 0 || ix >= target.w) continue;
-            const double term = t.weight * x[at(target.layout, d.in_channels, target.h, target.w, n, t.channel, iy, ix)];
+            const double term =
+                t.weight * x[at(target.layout, d.in_channels, target.h, target.w, n, t.channel, iy, ix)];
             sum += term;
             magnitude += std::fabs(term);
             ++r.taps[out];

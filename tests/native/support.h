@@ -116,8 +116,7 @@ inline void run(const Plan& p, const pconv_run_args& args) {
 // Element (n, c, y, x) of a [n][c][h][w] or [n][h][w][c] tensor.
 inline size_t at(pconv_layout layout, int64_t channels, int64_t h, int64_t w, int64_t n, int64_t c, int64_t y,
                  int64_t x) {
-  const int64_t i =
-      layout == PCONV_NCHW ? ((n * channels + c) * h + y) * w + x : ((n * h + y) * w + x) * channels + c;
+  const int64_t i = layout == PCONV_NCHW ? ((n * channels + c) * h + y) * w + x : ((n * h + y) * w + x) * channels + c;
   return static_cast<size_t>(i);
 }
 

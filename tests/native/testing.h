@@ -1,5 +1,5 @@
-// A small test harness: named tests, CHECK, visible skips, one line of totals. Every test file includes it once and gets
-// its main() from PCONV_TEST_MAIN. It knows nothing of the library.
+// A small test harness: named tests, CHECK, visible skips, one line of totals. Every test file includes it once and
+// gets its main() from PCONV_TEST_MAIN. It knows nothing of the library.
 #ifndef PCONV_TESTS_NATIVE_TESTING_H_
 #define PCONV_TESTS_NATIVE_TESTING_H_
 
@@ -74,21 +74,20 @@ inline void report_failure(const char* file, int line, const char* what, const s
   if (state().failures == kShown) printf("  (further failures of this test are not shown)\n");
 }
 
-#define CHECK(condition, ...)                                                                                        \
-  do {                                                                                                               \
-    if (!(condition))                                                                                                \
-      ::pconv_test::report_failure(__FILE__, __LINE__, #condition, ::pconv_test::format(__VA_ARGS__));               \
+#define CHECK(condition, ...)                                                                                          \
+  do {                                                                                                                 \
+    if (!(condition)) ::pconv_test::report_failure(__FILE__, __LINE__, #condition, ::pconv_test::format(__VA_ARGS__)); \
   } while (0)
-#define REQUIRE(condition, ...)                                                                                      \
-  do {                                                                                                               \
-    if (!(condition)) {                                                                                              \
-      ::pconv_test::report_failure(__FILE__, __LINE__, #condition, ::pconv_test::format(__VA_ARGS__));               \
-      throw ::pconv_test::Abort{};                                                                                   \
-    }                                                                                                                \
+#define REQUIRE(condition, ...)                                                                        \
+  do {                                                                                                 \
+    if (!(condition)) {                                                                                \
+      ::pconv_test::report_failure(__FILE__, __LINE__, #condition, ::pconv_test::format(__VA_ARGS__)); \
+      throw ::pconv_test::Abort{};                                                                     \
+    }                                                                                                  \
   } while (0)
-#define TEST(name)                                                                                                   \
-  static void name();                                                                                                \
-  static const bool registered_##name = (::pconv_test::state().tests.push_back({#name, name}), true);                \
+#define TEST(name)                                                                                    \
+  static void name();                                                                                 \
+  static const bool registered_##name = (::pconv_test::state().tests.push_back({#name, name}), true); \
   static void name()
 
 inline void on_crash(int signal_number) {
