@@ -1,0 +1,92 @@
+"""What a layer costs on an emulated Cortex-A76: counted instructions and the model's FMLA per cycle.
+
+    count.py --layer 64,64,56,56 [--connectivity 3.1] [--patterns scp4] [--fail-above 7.5e6]
+
+Runs build/aarch64/apps/pconv_layer_bench (make aarch64) under qemu-user with a counting plugin, N and 2N times, and
+subtracts: start-up and packing fall out, the counts of one run are left and are repeatable to the instruction. The four
+SCPs at connectivity 3.1 make 6.98x fewer weights: 4 of 9 taps in 1 of 3.1 kernels. Exit status 1 if --fail-above is
+given and a run takes more instructions.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import a76_loops
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build/aarch64"
+BENCH = BUILD / "apps/pconv_layer_bench"
+QEMU = ["qemu-aarch64", "-cpu", "cortex-a76", "-L", "/usr/aarch64-linux-gnu"]
+PLUGIN_SOURCE = Path(__file__).with_name("insn_count_plugin.c")
+RUNS = 4
+
+
+class Counts(NamedTuple):
+    insns: int
+    fmla: int
+    vector_loads: int
+
+
+def build_plugin() -> Path:
+    plugin = BUILD / "insn_count.so"
+    if not plugin.exists() or plugin.stat().st_mtime < PLUGIN_SOURCE.stat().st_mtime:
+        flags = ["-shared", "-fPIC", "-O2", "-Wl,--unresolved-symbols=ignore-all"]
+        subprocess.run(["gcc", *flags, str(PLUGIN_SOURCE), "-o", str(plugin)], check=True)
+    return plugin
+
+
+def run_counted(plugin: Path, arguments: list[str]) -> tuple[dict, Counts]:
+    """The bench's JSON row and the counts of the whole program."""
+    command = [*QEMU, "-plugin", str(plugin), str(BENCH), "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"insns (\d+) fmla (\d+) vecload (\d+)", done.stderr)
+    if done.returncode != 0 or not found:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout), Counts(*map(int, found.groups()))
+
+
+def count_one_run(layer_arguments: list[str]) -> tuple[dict, Counts]:
+    plugin = build_plugin()
+    row, once = run_counted(plugin, [*layer_arguments, "--no-timing", "--runs", str(RUNS)])
+    _, twice = run_counted(plugin, [*layer_arguments, "--no-timing", "--runs", str(2 * RUNS)])
+    return row, Counts(*((b - a) // RUNS for a, b in zip(once, twice, strict=True)))
+
+
+def loops_of(ukernel: str) -> list[a76_loops.Loop]:
+    """Hot loops of a ukernel, one per pattern of the manifest; its tile stands in its name (..._8x1_neon)."""
+    rows, vectors = re.fullmatch(r"f32_conv3x3_s1_(\d+)x(\d+)_neon", ukernel).groups()
+    return a76_loops.hot_loops(a76_loops.disassemble(BENCH), rf"^pconv::neon::.*Conv3x3<{rows}, {vectors}>")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", default="64,64,56,56", help="IC,OC,H,W")
+    parser.add_argument("--connectivity", default="3.1")
+    parser.add_argument("--patterns", default="scp4")
+    parser.add_argument("--ukernel")
+    parser.add_argument("--fail-above", type=float, help="most instructions a run may take")
+    options = parser.parse_args()
+    arguments = ["--layer", options.layer, "--connectivity", options.connectivity, "--patterns", options.patterns]
+    arguments += ["--ukernel", options.ukernel] if options.ukernel else []
+    row, counts = count_one_run(arguments)
+    rates = sorted(loop.fmla_per_cycle for loop in loops_of(row["ukernel"]))
+    print(f"layer {options.layer}  density {row['density']:.4f}  ukernel {row['ukernel']}, one run, one thread")
+    print(f"instructions          {counts.insns:12,}")
+    print(f"FMLA                  {counts.fmla:12,}")
+    print(f"vector loads          {counts.vector_loads:12,}")
+    print(f"instructions per FMLA {counts.insns / max(counts.fmla, 1):12.2f}")
+    if rates:
+        print(
+            f"model FMLA per cycle  {rates[0]:12.2f} slowest, {rates[len(rates) // 2]:.2f} median of {len(rates)} loops"
+        )
+    if options.fail_above is not None and counts.insns > options.fail_above:
+        sys.exit(f"FAILED: {counts.insns:,} instructions a run, at most {options.fail_above:,.0f} allowed")
+
+
+if __name__ == "__main__":
+    main()
