@@ -1,6 +1,7 @@
 # Every target sets up what it needs: .venv with the pinned requirements-dev.txt, the package built into it, and system
 # packages where apt-get may install them. A CPU build of torch is enough: see requirements-dev.txt.
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 .PHONY: help demo test soak bench bench-check lint aarch64 aarch64-count clean \
         build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
 
