@@ -122,7 +122,7 @@ class LayerPruning:
 
     @property
     def density(self) -> float:
-        return self.nnz / self.total
+        return self.nnz / self.total if self.total else 1.0
 
     @classmethod
     def of(cls, name: str, weight: npt.NDArray[Any], groups: int, reason: str) -> LayerPruning:
