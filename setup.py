@@ -50,15 +50,17 @@ native = Extension(
     ["pconv_ops/_native.pyx"],
     include_dirs=["include"],
     extra_objects=[str(CORE_LIBRARY)],
-    depends=[str(CORE_LIBRARY), "include/pconv/pconv.h"],
     language="c++",
     extra_compile_args=["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"],
     # The C API inside the module is its own affair: another libpconv in the process must not meet it.
     extra_link_args=["-pthread", "-Wl,--exclude-libs,ALL"],
 )
 
+extensions = cythonize([native], build_dir="build/cython", language_level=3)
+extensions[0].depends.append(str(CORE_LIBRARY))  # a new core is linked in; cythonize would look for it too early
+
 setup(
     version=read_version(),
-    ext_modules=cythonize([native], build_dir="build/cython", language_level=3),
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildExt},
 )
