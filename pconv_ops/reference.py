@@ -25,8 +25,8 @@ def conv2d_reference(
     """clamp(conv2d(x, weight) + bias + residual) in float64.
 
     x: [N, IC, H, W]; weight: [OC, IC/groups, kh, kw]; bias: [OC]; residual: [N, OC, OH, OW]; padding: zeros at (top,
-    left, bottom, right) in pixels; clamp: (min, max), which lets NaN through as torch.clamp does. Returns [N, OC, OH,
-    OW]. Weights equal to zero are no taps: Inf and NaN under them have no effect. ValueError for shapes that do not fit.
+    left, bottom, right) in pixels; clamp: (min, max), which lets NaN through as torch.clamp does. Returns [N, OC,
+    OH, OW]. Weights equal to zero are no taps: Inf and NaN under them have no effect. ValueError for unfit shapes.
     """
     x64, w = np.asarray(x, dtype=np.float64), np.asarray(weight, dtype=np.float64)
     padded, out_h, out_w = _padded(x64, w, stride, padding, dilation, groups)
