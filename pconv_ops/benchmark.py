@@ -1,0 +1,388 @@
+"""Timing of layers and networks against torch, the result checked; used by the command and by bench/.
+
+Every comparison interleaves rounds of ours with rounds of torch's own convolution on the same pruned weights, in NCHW
+and in channels_last, and takes medians, so that a slow moment of the machine meets both. Inputs and outputs are what a
+user has: contiguous NCHW in, a fresh contiguous NCHW tensor out, packing of tiles included. Weights and inputs are warm
+in cache as far as they fit. Times are in milliseconds, rates in GFLOP/s of useful work (kept weights only).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import statistics
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from . import _native
+from .convert import convert
+from .info import cpu_info
+from .modules import PatternConv2d
+from .ops import conv2d
+from .packing import pack
+from .patterns import SCP4, PatternSet
+from .prune import prune_
+from .report import PruneReport, format_table, layer_kind
+from .threads import get_num_threads, set_num_threads
+from .zoo import NETS
+
+T = TypeVar("T")
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+Row = dict[str, Any]
+
+ROW_KEYS = (
+    *("net", "layer", "scope", "kind", "ic", "oc", "h", "w", "kernel", "stride", "groups", "dilation", "block"),
+    *("pattern_set", "density", "isa", "threads", "backend", "ms", "useful_gflops", "peak_fraction"),
+    *("dense_ms", "dense_layout", "speedup"),
+)
+PATTERN_SETS: dict[str, Callable[[], PatternSet]] = {
+    "scp4": lambda: SCP4,
+    "random8": lambda: PatternSet.random(8, seed=0),
+    "random12": lambda: PatternSet.random(12, seed=0),
+}
+TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense|: both sum thousands of fp32 terms, in different orders
+MIN_ROUND_S = 0.020  # a round repeats the call at least this long
+PEAK_ROUNDS = 5
+QUIET_S = 0.020  # torch's idle workers spin about 5 ms after a round and would take a core from the next one
+
+
+class WrongResult(RuntimeError):
+    """Ours and the dense run disagree by more than TOLERANCE: a time would mean nothing."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to prune and how to run. threads: None = pconv_ops.get_num_threads(); isa: None = the best of this CPU."""
+
+    connectivity: float = 3.1
+    connectivity_1x1: float | None = None
+    patterns: str = "scp4"
+    threads: int | None = None
+    isa: str | None = None
+    block: int = 1
+    rounds: int = 7
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One convolution to time alone: [1, ic, h, w] in, padding dilation * (kernel // 2)."""
+
+    ic: int
+    oc: int
+    h: int
+    w: int
+    stride: int = 1
+    kernel: int = 3
+    groups: int = 1
+    dilation: int = 1
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """A convolution of a pruned network and an input for it, fp32 [n, ic, h, w]."""
+
+    name: str
+    conv: nn.Conv2d
+    x: torch.Tensor
+
+
+def no_track(items: Sequence[T], label: str) -> Iterable[T]:
+    """The silent stand-in for a progress bar."""
+    return items
+
+
+def named_patterns(name: str) -> PatternSet:
+    """The pattern set of a command-line name; ValueError lists the names."""
+    if name not in PATTERN_SETS:
+        raise ValueError(f"patterns: got {name!r}, allowed: {', '.join(PATTERN_SETS)}")
+    return PATTERN_SETS[name]()
+
+
+# ---- timing ----------------------------------------------------------------------------------------------------------
+
+
+def seconds_per_run(run: Callable[[], object], repeats: int) -> float:
+    """Mean seconds of `repeats` runs, after one run that is not counted."""
+    run()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats
+
+
+def interleave(variants: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """Median milliseconds of each variant: `rounds` rounds, in each a quiet moment and >= 20 ms of every variant."""
+    if rounds < 1:
+        raise ValueError(f"rounds: got {rounds}, need >= 1")
+    repeats, times = {}, {name: [] for name in variants}  # type: dict[str, int], dict[str, list[float]]
+    for name, run in variants.items():
+        run()  # builds plans and buffers
+        repeats[name] = max(1, math.ceil(MIN_ROUND_S / max(seconds_per_run(run, 1), 1e-7)))
+    for _ in range(rounds):
+        for name, run in variants.items():
+            time.sleep(QUIET_S)
+            times[name].append(seconds_per_run(run, repeats[name]))
+    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+
+
+@contextmanager
+def runtime(options: BenchOptions) -> Iterator[tuple[str, int]]:
+    """Both libraries at the options' thread count and plans at its ISA; yields (isa, threads), restores all on exit."""
+    threads = get_num_threads() if options.threads is None else options.threads
+    before = (get_num_threads(), torch.get_num_threads(), os.environ.get("PCONV_FORCE_ISA"))
+    if options.isa is not None:
+        os.environ["PCONV_FORCE_ISA"] = options.isa
+    try:
+        set_num_threads(threads)
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            yield _native.current_isa(), threads
+    finally:
+        set_num_threads(before[0])
+        torch.set_num_threads(before[1])
+        if before[2] is None:
+            os.environ.pop("PCONV_FORCE_ISA", None)
+        else:
+            os.environ["PCONV_FORCE_ISA"] = before[2]
+
+
+def check_result(name: str, got: torch.Tensor, want: torch.Tensor) -> float:
+    """Largest |got - want| relative to the largest |want|; WrongResult above TOLERANCE (or if it is not a number)."""
+    if got.shape != want.shape:
+        raise WrongResult(f"{name}: ours has shape {tuple(got.shape)}, dense {tuple(want.shape)}")
+    scale = float(want.abs().max()) if want.numel() else 0.0
+    deviation = float((got - want).abs().max()) / (scale or 1.0) if want.numel() else 0.0
+    if not deviation <= TOLERANCE:
+        raise WrongResult(f"{name}: ours and dense differ by {deviation:.3g} of the largest value (<= {TOLERANCE:g})")
+    return deviation
+
+
+def time_against_dense(
+    name: str, ours: Callable[[], torch.Tensor] | None, dense: nn.Module, x: torch.Tensor, rounds: int
+) -> tuple[float, float, str]:
+    """(ms, dense_ms, dense_layout) of `ours()` and of `dense(x)` in its faster layout; the results are compared.
+    ours = None: nothing was converted, torch's time stands on both sides."""
+    x_last = x.contiguous(memory_format=torch.channels_last)
+    dense_last = copy.deepcopy(dense).to(memory_format=torch.channels_last)
+    variants: dict[str, Callable[[], object]] = {"nchw": lambda: dense(x), "channels_last": lambda: dense_last(x_last)}
+    if ours is not None:
+        variants["ours"] = ours
+    ms = interleave(variants, rounds)
+    layout = min(("nchw", "channels_last"), key=lambda key: ms[key])
+    if ours is not None:
+        check_result(name, ours(), dense(x))
+    return ms.get("ours", ms[layout]), ms[layout], layout
+
+
+# ---- networks and layers ---------------------------------------------------------------------------------------------
+
+
+def prune_by(model: nn.Module, options: BenchOptions, named: Sequence[str] = ()) -> PruneReport:
+    """prune_ with the options' rates and patterns; `named`: the only layers to lose kernels, of any size but 1x1."""
+    return prune_(
+        model,
+        patterns=named_patterns(options.patterns),
+        connectivity=dict.fromkeys(named, options.connectivity) if named else options.connectivity,
+        connectivity_1x1=options.connectivity_1x1,
+        block=options.block,
+    )
+
+
+def seeded_net(net: str) -> nn.Module:
+    """The zoo net `net`, He-normal weights from seed 0; the caller's random state is left alone."""
+    if net not in NETS:
+        raise ValueError(f"net: got {net!r}, allowed: {', '.join(NETS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return NETS[net].factory().eval()
+
+
+def random_input(*shape: int) -> torch.Tensor:
+    """Normal fp32 numbers from seed 0."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def conv_cases(model: nn.Module, x: torch.Tensor, prefix: str = "") -> list[ConvCase]:
+    """Every nn.Conv2d of `model` in calling order with the input it meets when the model runs on x."""
+    cases: list[ConvCase] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
+            cases.append(ConvCase(prefix + name, conv, inputs[0].clone()))
+
+        return hook
+
+    hooks = [conv.register_forward_pre_hook(note(name)) for name, conv in convs(model)]
+    try:
+        with torch.inference_mode():
+            model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return cases
+
+
+def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    """(name, module) of every nn.Conv2d."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def pack_conv(conv: nn.Conv2d) -> _native.PackedConv:
+    """The packed form of a module."""
+    return pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def single_case(spec: LayerSpec, options: BenchOptions) -> ConvCase:
+    """A pruned convolution of its own (He-normal, seed 0). `connectivity` is its rate, whatever its kernel size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        padding = spec.dilation * (spec.kernel // 2)
+        conv = nn.Conv2d(spec.ic, spec.oc, spec.kernel, spec.stride, padding, spec.dilation, spec.groups).eval()
+        nn.init.kaiming_normal_(conv.weight)
+    if spec.kernel == 1 and options.connectivity_1x1 is None:
+        options = replace(options, connectivity_1x1=options.connectivity)
+    layer = nn.Sequential(OrderedDict(layer=conv))
+    prune_by(layer, options, named=("layer",) if spec.kernel not in (1, 3) else ())
+    return ConvCase("layer", conv, random_input(1, spec.ic, spec.h, spec.w))
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def gflops(nnz_positions: float, ms: float) -> float:
+    """Useful GFLOP/s: 2 operations for each kept weight at each output position."""
+    return 2e-6 * nnz_positions / ms
+
+
+def bench_case(case: ConvCase, options: BenchOptions) -> Row:
+    """Row of one layer, peak_fraction still open. A layer that pruning left dense runs on torch on both sides."""
+    conv, x = case.conv, case.x
+    n, _, h, w = x.shape
+    nnz, total = int(torch.count_nonzero(conv.weight)), conv.weight.numel()
+    kind, ours = "dense", None
+    if nnz < total:
+        kind = layer_kind(conv.weight.shape, conv.groups)
+        packed = pack_conv(conv)
+        packed.plan_info(n, h, w)  # a layer that cannot run yet says so before anything is timed
+
+        def ours() -> torch.Tensor:
+            return conv2d(x, packed)
+
+    ms, dense_ms, layout = time_against_dense(case.name, ours, conv, x, options.rounds)
+    positions = n * math.prod(conv(x).shape[-2:])
+    row: Row = dict.fromkeys(ROW_KEYS)
+    row.update(layer=case.name, scope="layer", kind=kind, ic=conv.in_channels, oc=conv.out_channels)
+    row.update(h=h, w=w, kernel=conv.kernel_size[0], stride=conv.stride[0], groups=conv.groups)
+    row.update(dilation=conv.dilation[0], density=nnz / total, ms=ms, dense_ms=dense_ms, dense_layout=layout)
+    row["useful_gflops"] = gflops(nnz * positions, ms)
+    return row
+
+
+def net_rows(model: nn.Module, x: torch.Tensor, layers: Sequence[Row], options: BenchOptions) -> list[Row]:
+    """The two rows of a net: the sum of its layer rows, and the converted net against the pruned dense one."""
+    fast = convert(model, x)
+    ms, dense_ms, layout = time_against_dense("whole_net", lambda: fast(x), model, x, options.rounds)
+    layouts = {row["dense_layout"] for row in layers}
+    scopes = {
+        "conv_sum": (
+            sum(row["ms"] for row in layers),
+            sum(row["dense_ms"] for row in layers),
+            layouts.pop() if len(layouts) == 1 else "mixed",
+        ),
+        "whole_net": (ms, dense_ms, layout),
+    }
+    weights = [conv.weight for _, conv in convs(model)]
+    density = sum(int(torch.count_nonzero(w)) for w in weights) / sum(w.numel() for w in weights)
+    work = sum(row["useful_gflops"] * row["ms"] for row in layers)
+    rows = []
+    for scope, (scope_ms, scope_dense_ms, scope_layout) in scopes.items():
+        row: Row = dict.fromkeys(ROW_KEYS)
+        row.update(scope=scope, density=density, ms=scope_ms, useful_gflops=work / scope_ms)
+        row.update(dense_ms=scope_dense_ms, dense_layout=scope_layout)
+        rows.append(row)
+    return rows
+
+
+def finish_rows(
+    rows: list[Row], peak: float, net: str | None, options: BenchOptions, isa: str, threads: int
+) -> list[Row]:
+    """Fills in what all rows share."""
+    for row in rows:
+        row.update(net=net, block=options.block, pattern_set=options.patterns, isa=isa, threads=threads, backend="cpu")
+        row["peak_fraction"] = row["useful_gflops"] / peak
+        row["speedup"] = row["dense_ms"] / row["ms"]
+    return rows
+
+
+def bench_net(net: str, options: BenchOptions, track: Track = no_track) -> list[Row]:
+    """A row per convolution of the zoo net's convolutional part, then the conv_sum and whole_net rows."""
+    model = seeded_net(net).features
+    prune_by(model, options)
+    x = random_input(1, 3, NETS[net].size, NETS[net].size)
+    with runtime(options) as (isa, threads):
+        peak = _native.measure_peak(isa, threads, PEAK_ROUNDS)
+        cases = [replace(c, x=random_input(*c.x.shape)) for c in conv_cases(model, x, "features.")]
+        rows = [bench_case(case, options) for case in track(cases, net)]
+        rows += net_rows(model, x, rows, options)
+        peak = max(peak, _native.measure_peak(isa, threads, PEAK_ROUNDS))
+    return finish_rows(rows, peak, net, options, isa, threads)
+
+
+def bench_layer(spec: LayerSpec, options: BenchOptions) -> list[Row]:
+    """One row: a pruned convolution of its own."""
+    case = single_case(spec, options)
+    with runtime(options) as (isa, threads):
+        peak = _native.measure_peak(isa, threads, PEAK_ROUNDS)
+        rows = [bench_case(case, options)]
+        peak = max(peak, _native.measure_peak(isa, threads, PEAK_ROUNDS))
+    return finish_rows(rows, peak, None, options, isa, threads)
+
+
+def rows_text(rows: Sequence[Row]) -> str:
+    """The layer rows as a table; below it the rows of the net and the conditions that all share."""
+    columns = {"layer": "layer", "kind": "kind", "ic": "ic", "oc": "oc", "h": "h", "w": "w", "density": "density"}
+    columns |= {"ms": "ms", "useful_gflops": "GFLOP/s", "peak_fraction": "of peak"}
+    columns |= {"dense_ms": "torch ms", "dense_layout": "torch layout", "speedup": "speedup"}
+    layers = [row for row in rows if row["scope"] == "layer"]
+    lines = [format_table(tuple(columns.values()), [[row[key] for key in columns] for row in layers])]
+    for row in rows:
+        if row["scope"] != "layer":
+            lines.append(
+                f"{row['scope']}: {row['ms']:.2f} ms, torch {row['dense_ms']:.2f} ms ({row['dense_layout']}):"
+                f" {row['speedup']:.2f}x faster, {row['useful_gflops']:.1f} useful GFLOP/s"
+            )
+    peak = rows[0]["useful_gflops"] / rows[0]["peak_fraction"]
+    conditions = f"{rows[0]['threads']} thread(s), {rows[0]['isa']}, FMA peak {peak:.0f} GFLOP/s"
+    return "\n".join([*lines, f"{conditions}, {cpu_info()['model']}"])
+
+
+# ---- cost of a call --------------------------------------------------------------------------------------------------
+
+
+def call_overhead_us(rounds: int = 7) -> dict[str, float]:
+    """Microseconds that conv2d() and PatternConv2d add to the core's own run of a [1, 64, 8, 8] torch input.
+
+    The core's time is that of the binding's run on the same buffers less that of the binding's run on zero images,
+    which costs its call, its plan lookup and nothing else.
+    """
+    case = single_case(LayerSpec(64, 64, 8, 8), BenchOptions())
+    x, layer = random_input(1, 64, 8, 8), PatternConv2d.from_dense(case.conv)
+    packed = layer.packed
+    y = torch.empty(1, 64, 8, 8)
+
+    def core(images: int) -> None:
+        packed.run(x.data_ptr(), y.data_ptr(), images, 8, 8, False, n_threads=1)
+
+    with runtime(BenchOptions(threads=1)):
+        variants = {"conv2d": lambda: conv2d(x, packed), "PatternConv2d": lambda: layer(x)}
+        ms = interleave({**variants, "core": lambda: core(1), "empty": lambda: core(0)}, rounds)
+    own = ms["core"] - ms["empty"]
+    return {name: 1e3 * (ms[name] - own) for name in variants}

@@ -1,0 +1,106 @@
+"""Pictures of what was pruned and measured. Knows only plain data; matplotlib is imported when a picture is drawn.
+
+The Agg canvas is used directly, so no window system is needed and the caller's pyplot state is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+OURS, DENSE, FAINT = "#0b6e4f", "#b8b8b8", "#e6e6e6"
+
+
+@dataclass(frozen=True)
+class LayerSpeed:
+    """One pair of bars: useful GFLOP/s (2 x kept weights x output positions / time) of ours and of the dense run."""
+
+    name: str
+    ours: float
+    dense: float
+
+
+def draw_taps(axes: Any, mask: int, x: float, y: float, cell_x: float, cell_y: float) -> None:
+    """Draws a 3x3 mask (bit ky*3+kx) as nine cells centred at x, top edge at y, in the coordinates of `axes`."""
+    from matplotlib.patches import Rectangle
+
+    for tap in range(9):
+        ky, kx = divmod(tap, 3)
+        corner = (x + (kx - 1.5) * cell_x, y - (ky + 1) * cell_y)
+        colour = OURS if mask >> tap & 1 else FAINT
+        axes.add_patch(Rectangle(corner, cell_x * 0.9, cell_y * 0.9, color=colour, clip_on=False, linewidth=0))
+
+
+def draw_speeds(axes: Any, layers: Sequence[LayerSpeed], peak: float | None) -> None:
+    """Bars of useful GFLOP/s for each layer, ours beside dense; a dashed line marks the FMA peak."""
+    width = 0.4
+    places = range(len(layers))
+    axes.bar([i - width / 2 for i in places], [s.ours for s in layers], width, color=OURS, label="pconv_ops")
+    axes.bar([i + width / 2 for i in places], [s.dense for s in layers], width, color=DENSE, label="torch, dense")
+    for i, speed in enumerate(layers):
+        if speed.dense > 0:
+            axes.annotate(
+                f"{speed.ours / speed.dense:.1f}x",
+                (i - width / 2, speed.ours),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+    if peak is not None:
+        axes.axhline(peak, color="#555555", linestyle="--", linewidth=1, label=f"FMA peak, {peak:.0f} GFLOP/s")
+    axes.set_xticks(list(places), [s.name for s in layers], rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("useful GFLOP/s")
+    axes.set_title("Speed of each layer (kept weights only)", fontsize=11, loc="left")
+    highest = max([peak or 0.0, *(s.ours for s in layers), *(s.dense for s in layers)], default=1.0)
+    axes.set_ylim(0, highest * 1.28)
+    axes.legend(frameon=False, ncols=3, loc="upper right", fontsize=9)
+
+
+def draw_histogram(axes: Any, patterns: Mapping[int, int]) -> None:
+    """Bars of how many kept kernels carry each 3x3 mask, most frequent first, the mask drawn below its bar."""
+    ordered = sorted(patterns.items(), key=lambda item: (-item[1], item[0]))
+    total = sum(patterns.values()) or 1
+    highest = max((count for _, count in ordered), default=1)
+    axes.bar(range(len(ordered)), [count for _, count in ordered], 0.6, color=OURS)
+    for i, (mask, count) in enumerate(ordered):
+        share = f"{100 * count / total:.1f} %" if len(ordered) <= 6 else f"{100 * count / total:.0f}%"
+        axes.annotate(
+            f"{count}\n{share}" if len(ordered) <= 6 else share,
+            (i, count),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+        draw_taps(axes, mask, i, -0.04 * highest, 0.1, 0.06 * highest)
+    axes.set_xlim(-0.7, max(len(ordered), 4) - 0.3)
+    axes.set_ylim(0, highest * 1.3)
+    axes.set_xticks([])
+    axes.set_ylabel("kept kernels")
+    axes.set_title("Patterns", fontsize=11, loc="left")
+
+
+def save_speed_picture(
+    path: str | Path,
+    title: str,
+    layers: Sequence[LayerSpeed],
+    patterns: Mapping[int, int],
+    peak: float | None = None,
+) -> None:
+    """Writes a PNG: useful GFLOP/s of each layer beside dense, and the histogram of patterns (3x3 mask -> kernels)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    speeds, histogram = figure.subplots(1, 2, width_ratios=[3, 1])
+    draw_speeds(speeds, layers, peak)
+    draw_histogram(histogram, patterns)
+    for axes in (speeds, histogram):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=12, ha="left", x=0.01)
+    # Artists below the axes (the drawn masks) take part in the layout, which leaves room for them.
+    figure.savefig(path, dpi=110, format="png")
