@@ -78,10 +78,10 @@ constexpr HeaderRule kHeaderRules[] = {
     {"reserved", uint64_t{1} << 63},
     // Lengths that no longer fit the bytes.
     {"n_patterns", 4, "total_bytes"},
-    {"n_patterns", 0xffffffffu, "total_bytes"},
+    {"n_patterns", 0xffffffffu},
     {"n_weights", 40, "total_bytes"},
-    {"n_weights", ~uint64_t{0}, "n_weights"},
-    {"n_weights", uint64_t{1} << 62, "n_weights"},
+    {"n_weights", ~uint64_t{0}, "total_bytes"},
+    {"n_weights", uint64_t{1} << 62, "total_bytes"},
     {"flags", 0, "total_bytes"},
     {"weight_type", 1, "total_bytes"},
 };
@@ -126,7 +126,8 @@ const std::vector<SectionRule>& section_rules() {
       {"runs_pattern_huge", "runs", [](B& b) { b.runs[4].pattern = 0xffffffffu; }},
       {"runs_without_kernels", "runs", [](B& b) { b.runs[1].n_kernels = 0; }},
       {"runs_fewer_kernels_than_the_unit", "runs", [](B& b) { b.runs[0].n_kernels = 1; }},
-      {"runs_more_kernels_than_the_unit", "runs", [](B& b) { b.runs[0].n_kernels = 3; }},
+      {"runs_more_kernels_than_the_unit", "runs",
+       [](B& b) { b.runs[0].n_kernels = 3, b.channels = {0, 1, 2, 0, 2, 0, 1}; }},
       {"runs_huge", "runs", [](B& b) { b.runs[0].n_kernels = 0xffffffffu; }},
       {"runs_sum_wraps", "runs", [](B& b) { b.runs[3].n_kernels = 0xffffffffu, b.runs[4].n_kernels = 4; }},
       {"runs_pattern_twice_in_a_unit", "runs", [](B& b) { b.runs[1].pattern = 0; }},
@@ -137,10 +138,9 @@ const std::vector<SectionRule>& section_rules() {
       {"channels_twice_in_a_unit", "channels", [](B& b) { b.channels[2] = 0; }},
       {"weights_one_too_many", "n_weights", [](B& b) { b.weights.push_back(1), b.weights.push_back(1); }},
       {"weights_one_missing", "n_weights", [](B& b) { b.weights.resize(36); }},
-      {"gap_not_zero", "zero", [](B& b) { b.gap_byte = 1; }},
+      {"gap_not_zero", "padding", [](B& b) { b.gap_byte = 1; }},
       {"header_longer_in_minor_0", "header_bytes", [](B& b) { b.extra_header = 8; }},
       {"section_added_in_minor_0", "total_bytes", [](B& b) { b.extra_section = 8; }},
-      {"section_added_not_a_multiple_of_8", "total_bytes", [](B& b) { b.minor = 1, b.extra_section = 3; }},
       {"block_larger_than_a_group", "block", [](B& b) { b.block = 4; }},
   };
   return rules;

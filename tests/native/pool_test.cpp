@@ -1,0 +1,353 @@
+// Threads and processes: many callers of one plan, nested and busy calls, forks, the default number of threads, and the
+// forced ISA. Anything that hangs dies by alarm.
+#include "pool.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "support.h"
+
+namespace pconv_test {
+namespace {
+
+constexpr unsigned kAlarmSeconds = 120;
+
+// A layer large enough that every thread gets work.
+struct Bench {
+  Packed packed;
+  Plan planned;
+  std::vector<float> x;
+  size_t out_size = 16 * 40 * 40;
+
+  Bench() {
+    Rng rng(options().seed);
+    Layer layer = make_layer(16, 8, 1, 1);
+    for (float& w : layer.weights) w = rng.chance(0.4) ? static_cast<float>(rng.unit() - 0.5) : 0.0f;
+    packed = pack(layer);
+    planned = plan(packed, {1, 40, 40, PCONV_NCHW, options().isa, ""});
+    x.resize(8 * 40 * 40);
+    for (float& v : x) v = static_cast<float>(rng.unit() - 0.5);
+  }
+  // False if the call failed. Safe on any thread.
+  bool run_into(std::vector<float>& y, int n_threads) const {
+    y.assign(out_size, kNaN);
+    const pconv_run_args args = {x.data(), nullptr, y.data(), -kInf, kInf, n_threads};
+    return pconv_run_plan(planned.get(), &args) == PCONV_OK;
+  }
+  std::vector<float> output(int n_threads) const {
+    std::vector<float> y;
+    REQUIRE(run_into(y, n_threads), "run: %s", pconv_last_error());
+    return y;
+  }
+};
+
+bool equal(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+TEST(concurrent_runs_of_one_plan) {
+  alarm(kAlarmSeconds);
+  const Bench bench;
+  const std::vector<float> want = bench.output(1);
+  const int n_calls = options().soak ? 1000 : 20;
+  std::atomic<int> n_bad{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 16; ++t) {
+    threads.emplace_back([&, t] {
+      std::vector<float> y;
+      for (int i = 0; i < n_calls; ++i) {
+        if (!bench.run_into(y, 1 + (t + i) % 4) || !equal(y, want)) ++n_bad;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(n_bad == 0, "%d of %d calls failed or gave other bytes", n_bad.load(), 16 * n_calls);
+  alarm(0);
+}
+
+TEST(plans_are_made_concurrently) {
+  alarm(kAlarmSeconds);
+  const Bench bench;
+  const std::vector<float> want = bench.output(1);
+  std::atomic<int> n_bad{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) {
+        const pconv_plan_options plan_options = {
+            1, 40, 40, PCONV_NCHW, options().isa.empty() ? nullptr : options().isa.c_str(), nullptr};
+        pconv_plan* raw = nullptr;
+        if (pconv_plan_conv(bench.packed.get(), &plan_options, &raw) != PCONV_OK) ++n_bad;
+        const Plan own(raw);
+        std::vector<float> y(bench.out_size, kNaN);
+        const pconv_run_args args = {bench.x.data(), nullptr, y.data(), -kInf, kInf, 2};
+        if (!own || pconv_run_plan(own.get(), &args) != PCONV_OK || !equal(y, want)) ++n_bad;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(n_bad == 0, "%d calls failed or gave other bytes", n_bad.load());
+  alarm(0);
+}
+
+struct Counted {
+  std::vector<std::atomic<int>> calls;
+  std::vector<std::thread::id> thread;
+  int inner;  // tasks of a nested call, 0: none
+  std::atomic<int> n_inner{0}, n_elsewhere{0};
+  Counted(int64_t n, int inner_tasks)
+      : calls(static_cast<size_t>(n)), thread(static_cast<size_t>(n)), inner(inner_tasks) {}
+};
+
+struct Nested {
+  Counted* outer;
+  std::thread::id caller;
+};
+
+void inner_task(void* context, int64_t) noexcept {
+  const Nested& nested = *static_cast<Nested*>(context);
+  ++nested.outer->n_inner;
+  if (std::this_thread::get_id() != nested.caller) ++nested.outer->n_elsewhere;
+}
+
+void outer_task(void* context, int64_t index) noexcept {
+  Counted& counted = *static_cast<Counted*>(context);
+  const size_t i = static_cast<size_t>(index);
+  ++counted.calls[i];
+  counted.thread[i] = std::this_thread::get_id();
+  std::this_thread::sleep_for(std::chrono::microseconds(200));
+  if (counted.inner == 0) return;
+  Nested nested{&counted, std::this_thread::get_id()};
+  pconv::parallel_for(counted.inner, 4, inner_task, &nested);
+}
+
+TEST(every_task_runs_once_on_at_most_n_threads) {
+  alarm(kAlarmSeconds);
+  for (int n_threads : {1, 2, 3, 4, 7, 64}) {
+    for (int64_t n_tasks : {0, 1, 2, 7, 100}) {
+      set_context(format("%lld tasks on %d threads", static_cast<long long>(n_tasks), n_threads));
+      Counted counted(n_tasks, 0);
+      pconv::parallel_for(n_tasks, n_threads, outer_task, &counted);
+      std::vector<std::thread::id> ids;
+      for (size_t i = 0; i < counted.calls.size(); ++i) {
+        CHECK(counted.calls[i] == 1, "task %zu ran %d times", i, counted.calls[i].load());
+        bool known = false;
+        for (const std::thread::id& id : ids) known = known || id == counted.thread[i];
+        if (!known) ids.push_back(counted.thread[i]);
+      }
+      CHECK(ids.size() <= static_cast<size_t>(n_threads), "%zu threads took part", ids.size());
+    }
+  }
+  alarm(0);
+}
+
+TEST(several_threads_take_part) {
+  alarm(kAlarmSeconds);
+  bool seen = false;
+  for (int attempt = 0; attempt < 50 && !seen; ++attempt) {
+    Counted counted(100, 0);
+    pconv::parallel_for(100, 4, outer_task, &counted);
+    for (const std::thread::id& id : counted.thread) seen = seen || id != counted.thread[0];
+  }
+  CHECK(seen, "100 tasks of 0.2 ms on 4 threads all ran on one, 50 times");
+  alarm(0);
+}
+
+TEST(nested_calls_run_inline) {
+  alarm(kAlarmSeconds);
+  Counted counted(20, 5);
+  pconv::parallel_for(20, 4, outer_task, &counted);
+  CHECK(counted.n_inner == 100, "%d inner tasks", counted.n_inner.load());
+  CHECK(counted.n_elsewhere == 0, "%d inner tasks ran on another thread", counted.n_elsewhere.load());
+  alarm(0);
+}
+
+TEST(busy_pool_makes_callers_run_inline) {
+  alarm(kAlarmSeconds);
+  struct Gate {
+    std::atomic<int> entered{0};
+    std::atomic<bool> open{false};
+  } gate;
+  // Holds the pool until the gate opens.
+  std::thread holder([&gate] {
+    pconv::parallel_for(
+        2, 2,
+        [](void* context, int64_t) noexcept {
+          Gate& g = *static_cast<Gate*>(context);
+          ++g.entered;
+          while (!g.open) std::this_thread::yield();
+        },
+        &gate);
+  });
+  while (gate.entered == 0) std::this_thread::yield();
+  Counted counted(10, 0);
+  pconv::parallel_for(10, 4, outer_task, &counted);
+  for (size_t i = 0; i < counted.calls.size(); ++i) {
+    CHECK(counted.calls[i] == 1 && counted.thread[i] == std::this_thread::get_id(), "task %zu ran elsewhere", i);
+  }
+  gate.open = true;
+  holder.join();
+  alarm(0);
+}
+
+// Forks; the child runs `body` under an alarm and exits with its result. Returns true if the child returned true in
+// time.
+template <typename Body>
+bool in_child(Body body) {
+  const pid_t pid = fork();
+  REQUIRE(pid >= 0, "fork failed");
+  if (pid == 0) {
+    signal(SIGALRM, SIG_DFL);
+    alarm(kAlarmSeconds / 2);
+    _exit(body() ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(waitpid(pid, &status, 0) == pid, "waitpid failed");
+  if (WIFSIGNALED(status))
+    CHECK(false, "the child died of signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+TEST(fork_after_use) {
+  alarm(kAlarmSeconds * 4);
+  const Bench bench;
+  const std::vector<float> want = bench.output(4);
+  for (int round = 0; round < (options().soak ? 100 : 20); ++round) {
+    set_context(format("round %d", round));
+    const bool good = in_child([&] {
+      std::vector<float> y;
+      return bench.run_into(y, 4) && equal(y, want) && bench.run_into(y, 3) && equal(y, want);
+    });
+    CHECK(good, "the child's output differs, or its call failed");
+    CHECK(equal(bench.output(4), want), "the parent's output differs after the fork");
+  }
+  alarm(0);
+}
+
+// The fork falls into other threads' calls: their locks and workers do not exist in the child.
+TEST(fork_during_use) {
+  alarm(kAlarmSeconds * 4);
+  const Bench bench;
+  const std::vector<float> want = bench.output(4);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> others;
+  for (int t = 0; t < 2; ++t) {
+    others.emplace_back([&] {
+      std::vector<float> y;
+      while (!stop) bench.run_into(y, 3);
+    });
+  }
+  for (int round = 0; round < (options().soak ? 100 : 20); ++round) {
+    set_context(format("round %d", round));
+    std::vector<float> y(bench.out_size);  // no allocation in the child before its call
+    CHECK(in_child([&] { return bench.run_into(y, 4) && equal(y, want); }), "the child's output differs");
+  }
+  stop = true;
+  for (std::thread& other : others) other.join();
+  alarm(0);
+}
+
+TEST(grandchildren_run) {
+  alarm(kAlarmSeconds);
+  const Bench bench;
+  const std::vector<float> want = bench.output(4);
+  const bool good = in_child([&] {
+    std::vector<float> y;
+    if (!bench.run_into(y, 2) || !equal(y, want)) return false;
+    return in_child([&] { return bench.run_into(y, 4) && equal(y, want); });
+  });
+  CHECK(good, "a grandchild failed");
+  alarm(0);
+}
+
+TEST(default_number_of_threads) {
+  const int before = pconv_get_num_threads();
+  CHECK(before >= 1 && before <= 1024, "it starts as %d", before);
+  for (const int n : {1, 2, 7, 1024}) {
+    CHECK(pconv_set_num_threads(n) == PCONV_OK, "%d: %s", n, pconv_last_error());
+    CHECK(pconv_get_num_threads() == n, "set %d, got %d", n, pconv_get_num_threads());
+  }
+  for (const int n : {0, -1, 1025}) {
+    CHECK(pconv_set_num_threads(n) == PCONV_INVALID_ARGUMENT, "%d was accepted", n);
+    CHECK(pconv_get_num_threads() == 1024, "%d changed the number to %d", n, pconv_get_num_threads());
+  }
+  const Bench bench;
+  const std::vector<float> want = bench.output(1);
+  for (const int n : {3, before}) {
+    REQUIRE(pconv_set_num_threads(n) == PCONV_OK, "%s", pconv_last_error());
+    CHECK(equal(bench.output(0), want), "n_threads = 0 gives other bytes with %d threads", n);
+  }
+}
+
+// Sets PCONV_FORCE_ISA for its lifetime.
+class ForcedIsa {
+ public:
+  explicit ForcedIsa(const char* value) { setenv("PCONV_FORCE_ISA", value, 1); }
+  ~ForcedIsa() { old_.empty() ? unsetenv("PCONV_FORCE_ISA") : setenv("PCONV_FORCE_ISA", old_.c_str(), 1); }
+
+ private:
+  std::string old_ = getenv("PCONV_FORCE_ISA") ? getenv("PCONV_FORCE_ISA") : "";
+};
+
+TEST(forced_isa_that_does_not_exist) {
+  const Bench bench;
+  for (const char* name : {"avx9", "AVX512", "scalar ", "neon,avx512"}) {
+    const ForcedIsa forced(name);
+    set_context(format("PCONV_FORCE_ISA=%s", name));
+    const char* got = nullptr;
+    CHECK(pconv_get_isa(&got) == PCONV_UNAVAILABLE, "it was accepted");
+    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr};
+    pconv_plan* p = nullptr;
+    CHECK(pconv_plan_conv(bench.packed.get(), &plan_options, &p) == PCONV_UNAVAILABLE, "a plan was made");
+    const std::string text = pconv_last_error();
+    CHECK(text.find("PCONV_FORCE_ISA") != std::string::npos, "the text does not name the variable: %s", text.c_str());
+    pconv_isa_info isa{};
+    for (int i = 0; pconv_list_isa(i, &isa); ++i) {
+      const bool listed = text.find(isa.name, text.find(':')) != std::string::npos;
+      CHECK(!isa.supported || listed, "the text does not list %s: %s", isa.name, text.c_str());
+    }
+  }
+}
+
+TEST(forced_isa_runs) {
+  const Bench bench;
+  pconv_isa_info isa{};
+  for (int i = 0; pconv_list_isa(i, &isa); ++i) {
+    const ForcedIsa forced(isa.name);
+    set_context(format("PCONV_FORCE_ISA=%s", isa.name));
+    const char* got = nullptr;
+    const pconv_status status = pconv_get_isa(&got);
+    if (!isa.supported) {
+      CHECK(status == PCONV_UNAVAILABLE, "an ISA that this CPU lacks: %s", pconv_status_name(status));
+      continue;
+    }
+    REQUIRE(status == PCONV_OK && got == std::string(isa.name), "%s", pconv_last_error());
+    const Plan p = plan(bench.packed, {1, 40, 40, PCONV_NCHW, "", ""});
+    const pconv_plan_info info = query(p);
+    CHECK(info.isa == std::string(isa.name), "the plan is for %s", info.isa);
+    const std::string ukernel = info.ukernel, suffix = std::string("_") + isa.name;
+    CHECK(ukernel.size() > suffix.size() && ukernel.substr(ukernel.size() - suffix.size()) == suffix, "it runs %s",
+          ukernel.c_str());
+  }
+}
+
+// Every name in the table is what its parameters say: <dtype>_<body>_s<stride>_<rows>x<vectors>_<isa>.
+TEST(ukernel_names_parse_back) {
+  pconv_ukernel_info row{};
+  int n = 0;
+  for (; pconv_list_ukernel(n, &row); ++n) {
+    const std::string want = format("f32_conv3x3_s%d_%dx%d_%s", row.stride, row.rows, row.vectors, row.isa);
+    CHECK(row.name == want, "%s should be %s", row.name, want.c_str());
+    CHECK(row.lanes >= 1, "%s has %d lanes", row.name, row.lanes);
+  }
+  CHECK(n > 0, "the table is empty");
+}
+
+}  // namespace
+}  // namespace pconv_test
+
+int main(int argc, char** argv) { return pconv_test::test_main(argc, argv, nullptr); }
