@@ -1,5 +1,5 @@
-// The one place where sizes are multiplied, added and rounded up. Every size that comes from a caller or from bytes goes
-// through here; a product that does not fit turns the whole expression invalid instead of wrapping.
+// The one place where sizes are multiplied, added and rounded up. Every size that comes from a caller or from bytes
+// goes through here; a product that does not fit turns the whole expression invalid instead of wrapping.
 #ifndef PCONV_CHECKED_H_
 #define PCONV_CHECKED_H_
 

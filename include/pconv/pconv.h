@@ -98,12 +98,12 @@ typedef struct pconv_plan_options {
 } pconv_plan_options;
 
 typedef struct pconv_plan_info {
-  int64_t n, in_channels, h, w;    /* input */
+  int64_t n, in_channels, h, w; /* input */
   int64_t out_channels, out_h, out_w;
-  int64_t nnz;                     /* kept weights */
+  int64_t nnz; /* kept weights */
   const char* isa;
-  const char* ukernel;             /* such as "f32_conv3x3_s1_8x1_avx512" */
-  int64_t prepacked_bytes;         /* memory the plan holds */
+  const char* ukernel;     /* such as "f32_conv3x3_s1_8x1_avx512" */
+  int64_t prepacked_bytes; /* memory the plan holds */
   int64_t scratch_bytes_per_thread;
 } pconv_plan_info;
 
@@ -119,7 +119,7 @@ typedef struct pconv_run_args {
   float* y;              /* [n][out_channels][out_h][out_w] in the plan's layout; must not overlap x */
   float clamp_min;       /* -INFINITY and INFINITY: no clamp; NaN passes through as in torch.clamp */
   float clamp_max;
-  int n_threads;         /* at most so many threads; 0: pconv_get_num_threads() */
+  int n_threads; /* at most so many threads; 0: pconv_get_num_threads() */
 } pconv_run_args;
 
 /* y = clamp(conv(x) + bias + residual). The bits of y do not depend on n_threads. */

@@ -1,0 +1,25 @@
+// One instruction set's ukernels. Compiled once per row of isas.def with that row's flags, PCONV_ISA_NAME and
+// PCONV_SIMD_HEADER. Everything but the table accessor has internal linkage: a shared inline function compiled here
+// could be kept by the linker for the whole library and crash older CPUs. Hence also the short list of includes.
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/ukernel.h"
+#include PCONV_SIMD_HEADER
+
+namespace pconv {
+namespace PCONV_ISA_NAME {
+namespace {
+
+#include "kernels/conv3x3.inl"
+#include "kernels/peak.inl"
+#include "kernels/table.inl"
+
+}  // namespace
+
+const IsaTable* kernel_table() noexcept { return &kTable; }
+
+}  // namespace PCONV_ISA_NAME
+}  // namespace pconv

@@ -1,0 +1,77 @@
+// Vector vocabulary of AVX-512: 16 fp32 lanes, weights broadcast to one register each.
+#ifndef PCONV_KERNELS_SIMD_AVX512_H_
+#define PCONV_KERNELS_SIMD_AVX512_H_
+
+// GCC 12's own _mm512_undefined_ps() trips its -Wmaybe-uninitialized when inlined (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include "kernels/ukernel.h"
+
+namespace pconv {
+namespace avx512 {
+namespace {
+
+struct Vec {
+  using Reg = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kPeakSums = 24;  // independent sums that fill both FMA pipes and fit the registers
+
+  static PCONV_INLINE Reg zero() { return _mm512_setzero_ps(); }
+  static PCONV_INLINE Reg broadcast(float x) { return _mm512_set1_ps(x); }
+  static PCONV_INLINE Reg load(const float* p) { return _mm512_load_ps(p); }
+  static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
+  static PCONV_INLINE void store(float* p, Reg v) { _mm512_store_ps(p, v); }
+  static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  static PCONV_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return _mm512_fmadd_ps(a, b, sum); }
+  // NaN in x passes: the x86 max and min return their second operand when either is NaN.
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm512_min_ps(hi, _mm512_max_ps(lo, x)); }
+
+  // Lanes [begin, end) only; the others are zero and their memory is not touched. 0 <= begin, end <= kLanes.
+  static PCONV_INLINE __mmask16 lanes(int begin, int end) {
+    return end <= begin ? 0 : static_cast<__mmask16>((0xffffu >> (16 - (end - begin))) << begin);
+  }
+  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) {
+    return _mm512_maskz_loadu_ps(lanes(begin, end), p);
+  }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
+    _mm512_mask_storeu_ps(p, lanes(begin, end), v);
+  }
+
+  // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
+  static PCONV_INLINE Reg shift_up(Reg v, Reg below) { return align<15>(v, below); }
+  // Lane i takes lane i+1 of v, the last lane the first of `above`.
+  static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<1>(above, v); }
+  // A register whose last lane is x.
+  static PCONV_INLINE Reg last_lane(float x) { return _mm512_set1_ps(x); }
+  static PCONV_INLINE float first(Reg v) { return _mm512_cvtss_f32(v); }
+  static PCONV_INLINE void store_last(float* p, Reg v) { _mm512_mask_storeu_ps(p - 15, 0x8000, v); }
+
+  template <int kCount>
+  struct Weights {
+    Reg w[kCount];
+    PCONV_INLINE explicit Weights(const float* p) {
+      for (int i = 0; i < kCount; ++i) w[i] = _mm512_set1_ps(p[i]);
+    }
+    // sum + weight k * v
+    template <int k>
+    PCONV_INLINE Reg multiply_add(Reg sum, Reg v) const {
+      return _mm512_fmadd_ps(w[k], v, sum);
+    }
+  };
+
+ private:
+  template <int kShift>
+  static PCONV_INLINE Reg align(Reg high, Reg low) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(high), _mm512_castps_si512(low), kShift));
+  }
+};
+
+}  // namespace
+}  // namespace avx512
+}  // namespace pconv
+#endif  // PCONV_KERNELS_SIMD_AVX512_H_

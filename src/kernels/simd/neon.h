@@ -1,0 +1,67 @@
+// Vector vocabulary of NEON (aarch64): 4 fp32 lanes, weights four to a register, used by lane.
+#ifndef PCONV_KERNELS_SIMD_NEON_H_
+#define PCONV_KERNELS_SIMD_NEON_H_
+
+#include <arm_neon.h>
+
+#include "kernels/ukernel.h"
+
+namespace pconv {
+namespace neon {
+namespace {
+
+struct Vec {
+  using Reg = float32x4_t;
+  static constexpr int kLanes = 4;
+  static constexpr int kPeakSums = 24;  // independent sums that fill the FP pipes and fit the registers
+
+  static PCONV_INLINE Reg zero() { return vdupq_n_f32(0.0f); }
+  static PCONV_INLINE Reg broadcast(float x) { return vdupq_n_f32(x); }
+  static PCONV_INLINE Reg load(const float* p) { return vld1q_f32(p); }
+  static PCONV_INLINE Reg load_unaligned(const float* p) { return vld1q_f32(p); }
+  static PCONV_INLINE void store(float* p, Reg v) { vst1q_f32(p, v); }
+  static PCONV_INLINE void store_unaligned(float* p, Reg v) { vst1q_f32(p, v); }
+  static PCONV_INLINE Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
+  static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return vfmaq_f32(sum, a, b); }
+  // FMAX and FMIN return NaN when either operand is NaN.
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(vmaxq_f32(x, lo), hi); }
+
+  // Lanes [begin, end) only; the others are zero and their memory is not touched. 0 <= begin, end <= kLanes.
+  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) {
+    float lanes[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int i = begin; i < end; ++i) lanes[i] = p[i];
+    return vld1q_f32(lanes);
+  }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
+    float lanes[4];
+    vst1q_f32(lanes, v);
+    for (int i = begin; i < end; ++i) p[i] = lanes[i];
+  }
+
+  // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
+  static PCONV_INLINE Reg shift_up(Reg v, Reg below) { return vextq_f32(below, v, 3); }
+  // Lane i takes lane i+1 of v, the last lane the first of `above`.
+  static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return vextq_f32(v, above, 1); }
+  // A register whose last lane is x.
+  static PCONV_INLINE Reg last_lane(float x) { return vdupq_n_f32(x); }
+  static PCONV_INLINE float first(Reg v) { return vgetq_lane_f32(v, 0); }
+  static PCONV_INLINE void store_last(float* p, Reg v) { vst1q_lane_f32(p, v, 3); }
+
+  template <int kCount>
+  struct Weights {
+    Reg w[weight_pitch(kCount) / 4];
+    PCONV_INLINE explicit Weights(const float* p) {
+      for (int i = 0; i < weight_pitch(kCount) / 4; ++i) w[i] = vld1q_f32(p + 4 * i);
+    }
+    // sum + weight k * v
+    template <int k>
+    PCONV_INLINE Reg multiply_add(Reg sum, Reg v) const {
+      return vfmaq_laneq_f32(sum, v, w[k / 4], k % 4);
+    }
+  };
+};
+
+}  // namespace
+}  // namespace neon
+}  // namespace pconv
+#endif  // PCONV_KERNELS_SIMD_NEON_H_

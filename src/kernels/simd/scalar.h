@@ -1,0 +1,55 @@
+// Vector vocabulary of plain C++: one lane. Runs everywhere and is the second witness of the other ISAs in tests.
+#ifndef PCONV_KERNELS_SIMD_SCALAR_H_
+#define PCONV_KERNELS_SIMD_SCALAR_H_
+
+#include "kernels/ukernel.h"
+
+namespace pconv {
+namespace scalar {
+namespace {
+
+struct Vec {
+  using Reg = float;
+  static constexpr int kLanes = 1;
+  static constexpr int kPeakSums = 8;  // independent sums that fill the FP pipes and fit the registers
+
+  static PCONV_INLINE Reg zero() { return 0.0f; }
+  static PCONV_INLINE Reg broadcast(float x) { return x; }
+  static PCONV_INLINE Reg load(const float* p) { return *p; }
+  static PCONV_INLINE Reg load_unaligned(const float* p) { return *p; }
+  static PCONV_INLINE void store(float* p, Reg v) { *p = v; }
+  static PCONV_INLINE void store_unaligned(float* p, Reg v) { *p = v; }
+  static PCONV_INLINE Reg add(Reg a, Reg b) { return a + b; }
+  static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return sum + a * b; }
+  // NaN in x passes: both comparisons are false.
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) {
+    x = x < lo ? lo : x;
+    return x > hi ? hi : x;
+  }
+
+  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) { return begin < end ? *p : 0.0f; }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
+    if (begin < end) *p = v;
+  }
+
+  static PCONV_INLINE Reg shift_up(Reg, Reg below) { return below; }
+  static PCONV_INLINE Reg shift_down(Reg, Reg above) { return above; }
+  static PCONV_INLINE Reg last_lane(float x) { return x; }
+  static PCONV_INLINE float first(Reg v) { return v; }
+  static PCONV_INLINE void store_last(float* p, Reg v) { *p = v; }
+
+  template <int kCount>
+  struct Weights {
+    const float* w;
+    PCONV_INLINE explicit Weights(const float* p) : w(p) {}
+    template <int k>
+    PCONV_INLINE Reg multiply_add(Reg sum, Reg v) const {
+      return sum + w[k] * v;
+    }
+  };
+};
+
+}  // namespace
+}  // namespace scalar
+}  // namespace pconv
+#endif  // PCONV_KERNELS_SIMD_SCALAR_H_

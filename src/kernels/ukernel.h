@@ -1,0 +1,89 @@
+// The contract of every ukernel: argument structs, function types and the table row.
+//
+// Flow: plan.cpp chooses a KernelInfo row, run.cpp packs one input tile and lets the row's function run a list of
+// filters over it. A ukernel is noexcept, allocates nothing, starts no thread, reads no global and touches no memory
+// outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, all others to a float.
+#ifndef PCONV_KERNELS_UKERNEL_H_
+#define PCONV_KERNELS_UKERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#define PCONV_INLINE inline __attribute__((always_inline))
+// For lambdas: GCC stops inlining inner ones in large functions unless each says so.
+#define PCONV_INLINE_LAMBDA __attribute__((always_inline))
+
+namespace pconv {
+
+constexpr int kTileAlign = 64;
+
+// Kernels of one filter that share a pattern and follow each other.
+struct Run {
+  uint32_t pattern;    // id in patterns.def
+  uint32_t n_kernels;  // >= 1
+};
+
+// Floats a kernel with n_taps kept weights takes in FilterProgram::weights: whole groups of four, so that NEON reads
+// them as q registers.
+constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
+
+// What one filter does to a tile, in the order in which it is summed.
+struct FilterProgram {
+  const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row
+  const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel
+  const Run* runs;
+  int32_t n_runs;
+  int32_t out_channel;
+  float bias;
+};
+
+// One tile of rows x (vectors * lanes) outputs of a stride-1 3x3 convolution, for a list of filters.
+// Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
+// left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
+struct Conv3x3Args {
+  const float* tile;             // [n_channels][rows + 2][vectors * lanes], zeros outside the image
+  const FilterProgram* filters;  // [n_filters]
+  int32_t n_filters;
+  int32_t rows;                        // output rows to store, 1 .. the ukernel's rows
+  int32_t lane_begin, lane_end;        // lanes to store
+  bool has_prev;                       // carry holds the sums of the tile to the left; out[-1] is finished here
+  bool has_next;                       // a tile follows to the right: leave its sums in carry
+  float* carry;                        // [n_filters][2][rows of the ukernel]: left sums; unfinished last column
+  float* out;                          // lane 0, row 0 of output channel 0
+  const float* residual;               // as out, or null
+  ptrdiff_t plane_stride, row_stride;  // of out and residual, in floats
+  float clamp_min, clamp_max;
+};
+
+// Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
+// zeros outside the image.
+struct PackTileArgs {
+  const float* image;                    // [n_channels][h][w] with the strides below
+  ptrdiff_t channel_stride, row_stride;  // in floats
+  int32_t n_channels, h, w;
+  int32_t y0, x0;  // may be negative
+  float* tile;     // [n_channels][rows + 2][vectors * lanes]
+};
+
+using Conv3x3Fn = void (*)(const Conv3x3Args&) noexcept;
+using PackTileFn = void (*)(const PackTileArgs&) noexcept;
+// Runs `iterations` rounds of independent multiply-adds and returns how many floating-point operations they were.
+using PeakFn = double (*)(int64_t iterations, float* sink) noexcept;
+
+struct KernelInfo {
+  int stride;
+  int rows, vectors;  // tile
+  Conv3x3Fn compute;
+  PackTileFn pack;
+};
+
+// All ukernels of one ISA.
+struct IsaTable {
+  int lanes;
+  const KernelInfo* kernels;
+  int n_kernels;
+  PeakFn peak;
+};
+
+}  // namespace pconv
+#endif  // PCONV_KERNELS_UKERNEL_H_

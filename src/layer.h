@@ -1,0 +1,63 @@
+// A packed layer in memory: the private copy of its bytes, a typed view of them, and what plans share.
+#ifndef PCONV_LAYER_H_
+#define PCONV_LAYER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/ukernel.h"
+#include "pconv/packed.h"
+#include "pconv/pconv.h"
+
+namespace pconv {
+
+// Typed pointers into validated packed bytes (docs/FORMAT.md).
+struct PackedView {
+  pconv_packed_header header;
+  int mask_words;
+  const uint64_t* masks;
+  const uint32_t* filter_order;
+  const uint32_t* kernel_start;
+  const uint32_t* run_start;
+  const pconv_packed_run* runs;
+  const uint16_t* channels;
+  const void* weights;
+  const float* bias;  // null without one
+
+  int64_t n_units() const { return header.out_channels / header.block; }
+  // Weight `index` of the weights section as fp32.
+  float weight(uint64_t index) const;
+};
+
+pconv_conv_desc desc_of(const pconv_packed_header& header);
+
+// The weights and offsets of a layer as one ukernel reads them. Depends on the tile shape, not on the input's size.
+struct Prepacked {
+  std::vector<float> weights;
+  std::vector<int32_t> offsets;
+  std::vector<Run> runs;
+  std::vector<FilterProgram> filters;  // in packed order
+  std::vector<int64_t> cost_before;    // [filters + 1] running sum of the work of the filters, in kernels
+  int64_t bytes() const;
+};
+
+}  // namespace pconv
+
+struct pconv_packed {
+  std::unique_ptr<uint64_t[]> storage;  // 8-byte aligned bytes, never changed after creation
+  size_t n_bytes = 0;
+  pconv::PackedView view = {};
+
+  // Prepacked forms by ukernel, shared by all plans of this layer. Only ever try_lock()ed: a plan that finds the lock
+  // taken (another thread, or a thread that a fork left behind) builds a copy of its own.
+  struct CacheEntry {
+    const pconv::KernelInfo* kernel;
+    std::shared_ptr<const pconv::Prepacked> prepacked;
+  };
+  mutable std::mutex cache_lock;
+  mutable std::vector<CacheEntry> cache;
+};
+#endif  // PCONV_LAYER_H_

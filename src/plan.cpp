@@ -1,0 +1,100 @@
+// Packed layer + input shape -> plan: which ukernel, how the output is cut into tiles, and the prepacked weights.
+#include "plan.h"
+
+#include <algorithm>
+#include <cinttypes>
+
+#include "prepack.h"
+#include "run.h"
+#include "status.h"
+#include "validate.h"
+
+namespace pconv {
+namespace {
+
+int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Tiles of `width` lanes over the columns that the outputs read. Overlapping tiles need no carry but waste two lanes
+// each: taken where that costs no further tile.
+Columns cut_columns(const pconv_conv_desc& conv, int64_t out_w, int64_t width) {
+  Columns c;
+  c.begin = conv.pad_left > 0 ? 0 : -1;
+  c.end = out_w + (conv.pad_right > 0 ? 0 : 1);
+  const int64_t span = c.end - c.begin;
+  const int64_t touching = div_up(span, width);
+  const int64_t overlapping = span <= width ? 1 : width > 2 ? div_up(span - 2, width - 2) : touching + 1;
+  c.carry = overlapping > touching;
+  c.n_tiles = c.carry ? touching : overlapping;
+  c.step = c.carry ? width : width - 2;
+  return c;
+}
+
+// Predicted cycles of a layer on a tile shape, in units of one multiply-add instruction: see docs/PERFORMANCE.md.
+double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_per_filter) {
+  const int64_t rows = u.info->rows, vectors = u.info->vectors;
+  const Columns columns = cut_columns(plan.conv, plan.out_w, vectors * u.isa->table->lanes);
+  const double sums = static_cast<double>(rows * vectors);
+  const double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
+  const double tile = 4.0 * sums * kernels_per_filter + finish;
+  return tile * static_cast<double>(div_up(plan.out_h, rows) * columns.n_tiles);
+}
+
+const Ukernel* choose_ukernel(const pconv_plan& plan, double kernels_per_filter) {
+  const Registry& r = registry();
+  const Ukernel* best = nullptr;
+  double best_cost = 0;
+  for (int i = 0; i < r.n_ukernels; ++i) {
+    const Ukernel& u = r.ukernels[i];
+    if (u.isa != plan.isa) continue;
+    const double cost = predicted_cost(plan, u, kernels_per_filter);
+    if (best == nullptr || cost < best_cost) {
+      best = &u;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+pconv_status check_supported(const pconv_conv_desc& c) {
+  if (c.kernel_h == 3 && c.kernel_w == 3 && c.stride_h == 1 && c.stride_w == 1 && c.dilation_h == 1 &&
+      c.dilation_w == 1) {
+    return PCONV_OK;
+  }
+  return fail(PCONV_UNSUPPORTED,
+              "conv: kernel %" PRId64 "x%" PRId64 ", stride %" PRId64 "x%" PRId64 ", dilation %" PRId64 "x%" PRId64
+              " has no ukernel yet; kernel 3x3 with stride 1 and dilation 1 has",
+              c.kernel_h, c.kernel_w, c.stride_h, c.stride_w, c.dilation_h, c.dilation_w);
+}
+
+}  // namespace
+
+pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
+                       std::unique_ptr<pconv_plan>* plan) {
+  pconv_plan p = {};
+  p.conv = desc_of(packed.view.header);
+  p.n = options.n, p.h = options.h, p.w = options.w;
+  p.nnz = static_cast<int64_t>(packed.view.header.n_weights);
+  p.layout = options.layout;
+  if (p.layout != PCONV_NCHW && p.layout != PCONV_NHWC) {
+    return fail(PCONV_INVALID_ARGUMENT, "layout: got %d, allowed 0 (NCHW) and 1 (NHWC)", static_cast<int>(p.layout));
+  }
+  if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
+  if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
+  if (const pconv_status s = check_supported(p.conv)) return s;
+  if (options.ukernel != nullptr) {
+    if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &p.ukernel)) return s;
+  } else {
+    const double n_kernels = static_cast<double>(packed.view.header.n_kernels * packed.view.header.block);
+    p.ukernel = choose_ukernel(p, n_kernels / static_cast<double>(p.conv.out_channels));
+  }
+  const int lanes = p.isa->table->lanes;
+  p.columns = cut_columns(p.conv, p.out_w, int64_t{p.ukernel->info->vectors} * lanes);
+  if (scratch_bytes(p) < 0) {
+    return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
+  }
+  p.prepacked = prepack(packed, *p.ukernel->info, lanes);
+  *plan = std::make_unique<pconv_plan>(p);
+  return PCONV_OK;
+}
+
+}  // namespace pconv

@@ -1,0 +1,18 @@
+// The library's thread pool behind parallel_for.
+#ifndef PCONV_POOL_H_
+#define PCONV_POOL_H_
+
+#include <cstdint>
+
+namespace pconv {
+
+// Calls task(context, i) once for each i in [0, n_tasks), on at most n_threads threads, the caller among them; returns
+// when all are done. Tasks are handed out one by one, in order. A nested call, and one that finds the pool busy, runs
+// inline. Tasks must not throw.
+void parallel_for(int64_t n_tasks, int n_threads, void (*task)(void* context, int64_t index) noexcept, void* context);
+
+int default_threads();
+void set_default_threads(int n);
+
+}  // namespace pconv
+#endif  // PCONV_POOL_H_

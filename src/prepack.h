@@ -1,0 +1,18 @@
+// The form of a layer's weights that one ukernel reads, built by the plan and shared by all plans of the layer.
+#ifndef PCONV_PREPACK_H_
+#define PCONV_PREPACK_H_
+
+#include <memory>
+
+#include "layer.h"
+
+namespace pconv {
+
+// Work of a filter beside its kernels (start, shifts, stores), in kernels; measured on AVX-512, see PERFORMANCE.md.
+constexpr int64_t kFilterCost = 4;
+
+// `lanes`: fp32 lanes of the ukernel's vectors.
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel, int lanes);
+
+}  // namespace pconv
+#endif  // PCONV_PREPACK_H_

@@ -1,0 +1,14 @@
+// Runs a plan. Arguments have been validated.
+#ifndef PCONV_RUN_H_
+#define PCONV_RUN_H_
+
+#include "plan.h"
+
+namespace pconv {
+
+// Scratch memory of one thread, or -1 when it does not fit into a size.
+int64_t scratch_bytes(const pconv_plan& plan);
+pconv_status run_plan(const pconv_plan& plan, const pconv_run_args& args);
+
+}  // namespace pconv
+#endif  // PCONV_RUN_H_

@@ -1,0 +1,125 @@
+// Checks of arguments, before anything is allocated. The bytes of packed layers are checked in validate_packed.cpp.
+#include "validate.h"
+
+#include <cinttypes>
+#include <limits>
+
+#include "checked.h"
+#include "status.h"
+
+namespace pconv {
+namespace {
+
+pconv_status check_range(const char* name, int64_t got, int64_t low, int64_t high) {
+  if (got >= low && got <= high) return PCONV_OK;
+  return fail(PCONV_INVALID_ARGUMENT, "%s: got %" PRId64 ", allowed %" PRId64 " to %" PRId64, name, got, low, high);
+}
+
+// Bytes of an fp32 tensor n x c x h x w.
+CheckedSize tensor_bytes(int64_t n, int64_t c, int64_t h, int64_t w) {
+  return checked(n) * checked(c) * checked(h) * checked(w) * checked(sizeof(float));
+}
+
+bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes) {
+  const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+  return x < y + b_bytes && y < x + a_bytes;
+}
+
+// Output size along one axis.
+pconv_status output_size(const char* axis, int64_t in, int64_t pad_a, int64_t pad_b, int64_t kernel, int64_t stride,
+                         int64_t dilation, int64_t* out) {
+  const int64_t padded = in + pad_a + pad_b;  // each below 2^31
+  const int64_t window = dilation * (kernel - 1) + 1;
+  if (padded < window) {
+    return fail(PCONV_INVALID_ARGUMENT, "%s: the padded input has %" PRId64 ", the kernel needs at least %" PRId64,
+                axis, padded, window);
+  }
+  *out = (padded - window) / stride + 1;
+  return PCONV_OK;
+}
+
+}  // namespace
+
+pconv_status validate_desc(const pconv_conv_desc& c) {
+  const struct {
+    const char* name;
+    int64_t got, low, high;
+  } ranges[] = {
+      {"out_channels", c.out_channels, 1, kMaxChannels},
+      {"in_channels", c.in_channels, 1, kMaxChannels},
+      {"groups", c.groups, 1, kMaxChannels},
+      {"kernel_h", c.kernel_h, 1, kMaxKernel},
+      {"kernel_w", c.kernel_w, 1, kMaxKernel},
+      {"stride_h", c.stride_h, 1, kMaxGeometry},
+      {"stride_w", c.stride_w, 1, kMaxGeometry},
+      {"dilation_h", c.dilation_h, 1, kMaxGeometry},
+      {"dilation_w", c.dilation_w, 1, kMaxGeometry},
+      {"pad_top", c.pad_top, 0, kMaxGeometry},
+      {"pad_left", c.pad_left, 0, kMaxGeometry},
+      {"pad_bottom", c.pad_bottom, 0, kMaxGeometry},
+      {"pad_right", c.pad_right, 0, kMaxGeometry},
+  };
+  for (const auto& r : ranges) {
+    if (const pconv_status s = check_range(r.name, r.got, r.low, r.high)) return s;
+  }
+  if (c.in_channels % c.groups != 0 || c.out_channels % c.groups != 0) {
+    return fail(PCONV_INVALID_ARGUMENT,
+                "groups: %" PRId64 " must divide in_channels %" PRId64 " and out_channels %" PRId64, c.groups,
+                c.in_channels, c.out_channels);
+  }
+  if (const pconv_status s = check_range("in_channels / groups", c.in_channels / c.groups, 1, kMaxGroupChannels))
+    return s;
+  const CheckedSize weights =
+      checked(c.out_channels) * checked(c.in_channels / c.groups) * checked(c.kernel_h) * checked(c.kernel_w);
+  if (!weights.at_most(kMaxWeights)) {
+    return fail(PCONV_INVALID_ARGUMENT, "weights: out_channels x in_channels / groups x kernel is more than %" PRId64,
+                kMaxWeights);
+  }
+  return PCONV_OK;
+}
+
+pconv_status validate_map(const pconv_conv_desc& conv, int64_t n, int64_t h, int64_t w, int64_t* out_h,
+                          int64_t* out_w) {
+  if (const pconv_status s = check_range("n", n, 0, kMaxMapSide)) return s;
+  if (const pconv_status s = check_range("h", h, 1, kMaxMapSide)) return s;
+  if (const pconv_status s = check_range("w", w, 1, kMaxMapSide)) return s;
+  if (const pconv_status s =
+          output_size("h", h, conv.pad_top, conv.pad_bottom, conv.kernel_h, conv.stride_h, conv.dilation_h, out_h)) {
+    return s;
+  }
+  if (const pconv_status s =
+          output_size("w", w, conv.pad_left, conv.pad_right, conv.kernel_w, conv.stride_w, conv.dilation_w, out_w)) {
+    return s;
+  }
+  const uint64_t limit = std::numeric_limits<ptrdiff_t>::max();
+  if (!tensor_bytes(n > 0 ? n : 1, conv.in_channels, h, w).at_most(limit) ||
+      !tensor_bytes(n > 0 ? n : 1, conv.out_channels, *out_h, *out_w).at_most(limit)) {
+    return fail(PCONV_INVALID_ARGUMENT,
+                "n, h, w: an input of %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64
+                " or its output has too many bytes",
+                n, conv.in_channels, h, w);
+  }
+  return PCONV_OK;
+}
+
+pconv_status validate_run(const pconv_plan& plan, const pconv_run_args& args) {
+  if (args.n_threads < 0 || args.n_threads > kMaxThreads) {
+    return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 to %d", args.n_threads, kMaxThreads);
+  }
+  if (!(args.clamp_min <= args.clamp_max)) {
+    return fail(PCONV_INVALID_ARGUMENT, "clamp: got min %g and max %g, allowed min <= max, neither NaN",
+                static_cast<double>(args.clamp_min), static_cast<double>(args.clamp_max));
+  }
+  if (plan.n == 0) return PCONV_OK;
+  if (args.x == nullptr) return fail(PCONV_INVALID_ARGUMENT, "x: is null");
+  if (args.y == nullptr) return fail(PCONV_INVALID_ARGUMENT, "y: is null");
+  const uint64_t x_bytes = tensor_bytes(plan.n, plan.conv.in_channels, plan.h, plan.w).value();
+  const uint64_t y_bytes = tensor_bytes(plan.n, plan.conv.out_channels, plan.out_h, plan.out_w).value();
+  if (overlap(args.x, x_bytes, args.y, y_bytes)) return fail(PCONV_INVALID_ARGUMENT, "y: overlaps x");
+  if (args.residual != nullptr && args.residual != args.y && overlap(args.residual, y_bytes, args.y, y_bytes)) {
+    return fail(PCONV_INVALID_ARGUMENT, "y: overlaps residual without being the same array");
+  }
+  return PCONV_OK;
+}
+
+}  // namespace pconv
