@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from pconv_ops.patterns import SCP4, PatternSet
-from pconv_ops.report import LayerPruning, PruneReport
+from .patterns import SCP4, PatternSet
+from .report import LayerPruning, PruneReport
 
 Array = TypeVar("Array", bound=Any)
 Float64 = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pconv_ops.patterns import pattern_name
+from .patterns import pattern_name
 
 
 class Spread(NamedTuple):

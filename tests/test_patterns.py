@@ -15,6 +15,7 @@ from torch import nn
 
 from pconv_ops.patterns import SCP4, PatternSet, pattern_name
 
+FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
 UP, LEFT, CENTRE, RIGHT, DOWN = (0, 1), (1, 0), (1, 1), (1, 2), (2, 1)
 
 
@@ -41,6 +42,7 @@ def test_masks_are_read_only():
     assert patterns.bits == (511,)
 
 
+@FIXED
 @given(st.lists(st.integers(1, 511), min_size=1, max_size=20, unique=True))
 def test_bits_names_and_masks_agree(bits):
     patterns = PatternSet.from_masks(bits)
@@ -154,7 +156,7 @@ def test_from_model_refuses_nan_and_names_the_layer():
         PatternSet.from_model(model)
 
 
-@settings(max_examples=20)
+@settings(FIXED, max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 56))
 def test_from_model_gives_masks_of_the_centre_and_three(seed, k):
     torch.manual_seed(seed)

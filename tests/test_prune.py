@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 from pconv_ops.patterns import SCP4, PatternSet
 from pconv_ops.prune import project_connectivity, project_patterns, prune_
 
+FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
 SETS = [SCP4, PatternSet.random(12), PatternSet([0x1FF, 0x0BA, 0x001])]
 
 
@@ -65,6 +66,7 @@ def changed(model, prune):
 # ---- projections
 
 
+@FIXED
 @given(weights_3x3, st.sampled_from(SETS))
 def test_project_patterns_keeps_the_most_energy_inside_the_set(weight, patterns):
     result = project_patterns(weight, patterns)
@@ -77,6 +79,7 @@ def test_project_patterns_keeps_the_most_energy_inside_the_set(weight, patterns)
     assert np.all(np.any([~o.any(axis=(2, 3)) for o in outside], axis=0))
 
 
+@FIXED
 @given(weights_3x3, st.sampled_from(SETS))
 def test_project_patterns_is_idempotent(weight, patterns):
     once = project_patterns(weight, patterns)
@@ -98,6 +101,7 @@ def test_project_patterns_breaks_ties_by_the_sets_order():
         assert np.array_equal(project_patterns(weight, patterns)[0, 0], patterns.masks[0])
 
 
+@FIXED
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 8), st.integers(1, 8), st.sampled_from([(1, 1), (3, 3), (5, 2)])),
@@ -265,7 +269,7 @@ def test_pruning_again_changes_nothing(patterns, kwargs):
     assert names == set() and second == first
 
 
-@settings(max_examples=30)
+@settings(FIXED, max_examples=30)
 @given(weights_3x3.filter(lambda w: w.shape[1] > 4), st.floats(1, 4), st.sampled_from([None, "filter"]))
 def test_pruning_again_changes_nothing_with_ties(weight, rate, balance):
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3)
