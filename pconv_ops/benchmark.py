@@ -374,8 +374,7 @@ def call_overhead_us(rounds: int = 7) -> dict[str, float]:
     which costs its call, its plan lookup and nothing else.
     """
     case = single_case(LayerSpec(64, 64, 8, 8), BenchOptions())
-    x, layer = random_input(1, 64, 8, 8), PatternConv2d.from_dense(case.conv)
-    packed = layer.packed
+    x, packed, layer = case.x, pack_conv(case.conv), PatternConv2d.from_dense(case.conv)
     y = torch.empty(1, 64, 8, 8)
 
     def core(images: int) -> None:

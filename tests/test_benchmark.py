@@ -1,0 +1,256 @@
+"""Benchmarks: what a row says follows from its parts, wrong results are errors. No time is checked."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pconv_ops import _native, benchmark
+from pconv_ops._native import BackendUnavailable
+from pconv_ops.benchmark import BenchOptions, LayerSpec, WrongResult
+from pconv_ops.threads import get_num_threads
+
+BENCH = Path(__file__).parent.parent / "bench"
+SMALL = LayerSpec(32, 48, 12, 12)
+
+
+class Clock:
+    """Stands in for the time module: runs advance it, sleeps are noted."""
+
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.log.append(("sleep", seconds))
+
+    def run(self, name, durations):
+        durations = iter(durations)
+
+        def call():
+            self.now += next(durations)
+            self.log.append((name, None))
+
+        return call
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Rounds of one call, no pauses: for tests of everything but the timing."""
+    monkeypatch.setattr(benchmark, "MIN_ROUND_S", 0.0)
+    monkeypatch.setattr(benchmark, "QUIET_S", 0.0)
+    monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
+
+
+# ---- timing
+
+
+def test_interleave_repeats_pauses_and_alternates(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(benchmark, "time", clock)
+    forever = [0.004] * 1000
+    ms = benchmark.interleave({"ours": clock.run("ours", forever), "torch": clock.run("torch", forever)}, rounds=3)
+    assert ms == pytest.approx({"ours": 4.0, "torch": 4.0})
+    timed = clock.log[clock.log.index(("sleep", benchmark.QUIET_S)) :]
+    assert benchmark.QUIET_S >= 0.020
+    blocks = []
+    for name, _ in timed:
+        if name == "sleep":
+            blocks.append([])
+        else:
+            blocks[-1].append(name)
+    # 20 ms at 4 ms a call, and one call before the clock starts.
+    assert blocks == [["ours"] * 6, ["torch"] * 6] * 3
+
+
+def test_interleave_reports_the_median(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(benchmark, "time", clock)
+    # Building, then calibrating (2 calls), then 3 rounds of an uncounted and a counted call.
+    durations = [9.0, 0.1, 0.1, 5.0, 0.1, 5.0, 0.9, 5.0, 0.2]
+    assert benchmark.interleave({"a": clock.run("a", durations)}, rounds=3) == pytest.approx({"a": 200.0})
+
+
+def test_interleave_without_rounds_is_an_error():
+    with pytest.raises(ValueError, match="rounds: got 0"):
+        benchmark.interleave({}, rounds=0)
+
+
+def test_check_result_measures_against_the_largest_value():
+    want = torch.tensor([[1.0, -4.0]])
+    assert benchmark.check_result("x", want, want) == 0
+    assert benchmark.check_result("x", want + 2e-4, want) == pytest.approx(5e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "got", [torch.tensor([1.0, 2.001]), torch.tensor([1.0, float("nan")]), torch.tensor([1.0]), torch.zeros(2)]
+)
+def test_check_result_refuses_what_differs(got):
+    with pytest.raises(WrongResult, match="layer7"):
+        benchmark.check_result("layer7", got, torch.tensor([1.0, 2.0]))
+
+
+def test_wrong_result_is_an_error(quick, monkeypatch):
+    monkeypatch.setattr(benchmark, "conv2d", lambda x, packed: torch.ones(1, 48, 12, 12))
+    with pytest.raises(WrongResult, match="layer"):
+        benchmark.bench_layer(SMALL, BenchOptions(threads=1))
+
+
+# ---- rows
+
+
+def check_row(row, out_h, out_w):
+    """Numbers of a layer row that follow from others of it."""
+    assert tuple(row) == benchmark.ROW_KEYS
+    total = row["oc"] * row["ic"] // row["groups"] * row["kernel"] ** 2
+    work = 2 * row["density"] * total * out_h * out_w
+    assert row["useful_gflops"] == pytest.approx(work / row["ms"] / 1e6)
+    assert row["speedup"] == pytest.approx(row["dense_ms"] / row["ms"])
+    assert row["peak_fraction"] > 0
+    assert row["dense_layout"] in ("nchw", "channels_last")
+    assert row["backend"] == "cpu" and row["block"] == 1 and row["isa"] == _native.current_isa()
+
+
+def test_net_rows(quick):
+    seen = []
+
+    def track(items, label):
+        seen.append((len(items), label))
+        return items
+
+    rows = benchmark.bench_net("vgg16_cifar", BenchOptions(threads=1, rounds=1), track)
+    assert json.loads(json.dumps(rows)) == rows
+    layers, (conv_sum, whole_net) = rows[:-2], rows[-2:]
+    assert seen == [(13, "vgg16_cifar")]
+    assert [row["layer"] for row in layers][:3] == ["features.0", "features.2", "features.5"]
+    for row in layers:
+        check_row(row, row["h"], row["w"])
+        assert row["scope"] == "layer" and row["net"] == "vgg16_cifar" and row["threads"] == 1
+    stem, pruned = layers[0], layers[1:]
+    assert (stem["kind"], stem["density"], stem["ms"]) == ("dense", 1.0, stem["dense_ms"])
+    assert {row["kind"] for row in pruned} == {"conv3x3"}
+    assert all(row["density"] == pytest.approx(4 / 9 / 3.1, rel=1e-3) for row in pruned)
+    assert [(row["h"], row["w"]) for row in layers] == [(s, s) for s in (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)]
+    for row in (conv_sum, whole_net):
+        assert tuple(row) == benchmark.ROW_KEYS and row["layer"] is None and row["net"] == "vgg16_cifar"
+        assert row["density"] == pytest.approx(1 / 6.98, rel=0.01)
+    assert (conv_sum["scope"], whole_net["scope"]) == ("conv_sum", "whole_net")
+    for key in ("ms", "dense_ms"):
+        assert conv_sum[key] == pytest.approx(sum(row[key] for row in layers))
+    work = sum(row["useful_gflops"] * row["ms"] for row in layers)
+    assert conv_sum["useful_gflops"] * conv_sum["ms"] == pytest.approx(work)
+    assert whole_net["useful_gflops"] * whole_net["ms"] == pytest.approx(work)
+    text = benchmark.rows_text(rows)
+    assert "features.28" in text and "whole_net: " in text and "FMA peak" in text
+
+
+def test_layer_row(quick):
+    spec = LayerSpec(32, 48, 9, 13, groups=2)
+    (row,) = benchmark.bench_layer(spec, BenchOptions(connectivity=2.0, patterns="random8", threads=2))
+    check_row(row, 9, 13)
+    assert (row["net"], row["layer"], row["groups"], row["h"], row["w"]) == (None, "layer", 2, 9, 13)
+    assert (row["kind"], row["pattern_set"], row["threads"]) == ("grouped3x3", "random8", 2)
+    assert row["density"] == pytest.approx(4 / 9 / 2)
+
+
+def test_forced_isa_really_runs(quick):
+    (row,) = benchmark.bench_layer(SMALL, BenchOptions(threads=1, isa="scalar"))
+    assert row["isa"] == "scalar"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [LayerSpec(32, 32, 8, 8, stride=2), LayerSpec(32, 32, 8, 8, dilation=2), LayerSpec(32, 32, 8, 8, kernel=5)],
+    ids=["stride", "dilation", "kernel"],
+)
+def test_layer_that_cannot_run_yet_is_refused_before_timing(quick, monkeypatch, spec):
+    monkeypatch.setattr(benchmark, "interleave", lambda *_: pytest.fail("timed"))
+    with pytest.raises(ValueError):
+        benchmark.bench_layer(spec, BenchOptions(threads=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [(BenchOptions(block=4), "block"), (BenchOptions(patterns="scp5"), "patterns: got 'scp5', allowed: scp4")],
+)
+def test_bad_options_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        benchmark.bench_layer(SMALL, options)
+
+
+def test_unknown_net_is_named():
+    with pytest.raises(ValueError, match="vgg16_cifar"):
+        benchmark.bench_net("vgg17", BenchOptions())
+
+
+# ---- parts
+
+
+def test_runtime_restores_threads_and_isa(monkeypatch):
+    monkeypatch.delenv("PCONV_FORCE_ISA", raising=False)
+    before = get_num_threads(), torch.get_num_threads()
+    with benchmark.runtime(BenchOptions(threads=3, isa="scalar")) as (isa, threads):
+        assert (isa, threads) == ("scalar", 3)
+        assert (get_num_threads(), torch.get_num_threads()) == (3, 3)
+        assert torch.is_inference_mode_enabled()
+    assert (get_num_threads(), torch.get_num_threads()) == before
+    assert "PCONV_FORCE_ISA" not in os.environ and not torch.is_inference_mode_enabled()
+
+
+def test_unknown_isa_is_refused_and_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setenv("PCONV_FORCE_ISA", "scalar")
+    before = get_num_threads()
+    with pytest.raises(BackendUnavailable, match="scalar"), benchmark.runtime(BenchOptions(threads=5, isa="mmx")):
+        pytest.fail("entered")
+    assert os.environ["PCONV_FORCE_ISA"] == "scalar" and get_num_threads() == before
+
+
+def test_seeded_net_repeats_and_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    first, second = benchmark.seeded_net("vgg16_cifar"), benchmark.seeded_net("vgg16_cifar")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first.features[2].weight, second.features[2].weight)
+
+
+def test_conv_cases_meet_the_inputs_of_the_model():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3)).eval()
+    x = benchmark.random_input(1, 3, 12, 12)
+    cases = benchmark.conv_cases(model, x, "net.")
+    assert [case.name for case in cases] == ["net.0", "net.3"]
+    assert [case.conv for case in cases] == [model[0], model[3]]
+    with torch.inference_mode():
+        assert torch.equal(cases[0].x, x) and torch.equal(cases[1].x, model[:3](x))
+    assert not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_single_case_prunes_every_kernel_size(kernel):
+    conv = benchmark.single_case(LayerSpec(16, 20, 8, 8, kernel=kernel), BenchOptions(connectivity=4.0)).conv
+    kept = int(conv.weight.count_nonzero())
+    assert kept == 80 * {1: 1, 3: 4, 5: 25}[kernel]
+
+
+def test_call_overhead_names_both_ways_to_call(quick):
+    cost = benchmark.call_overhead_us(rounds=3)
+    assert set(cost) == {"conv2d", "PatternConv2d"}
+    assert all(-1e4 < value < 1e6 for value in cost.values())
+
+
+def test_shape_file_lists_every_pruned_shape_of_vgg16(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+    from shape_list import read_shapes, shape_id
+
+    with torch.device("meta"):
+        model = benchmark.NETS["vgg16"].factory().features
+        cases = benchmark.conv_cases(model, torch.empty(1, 3, 224, 224), "features.")
+    shapes = {c.name: LayerSpec(c.conv.in_channels, c.conv.out_channels, *c.x.shape[-2:]) for c in cases[1:]}
+    listed = read_shapes("vgg16")
+    assert set(listed.values()) == set(shapes.values()) and len(listed) == len(set(listed.values()))
+    assert all(shapes[name] == spec for name, spec in listed.items())
+    assert shape_id(listed["features.5"]) == "64x128x112x112"

@@ -1,0 +1,404 @@
+"""The pconv command: exit statuses, one-line errors, files it writes, and the README's example."""
+
+import copy
+import json
+import os
+import pickle
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pconv_ops
+from pconv_ops import benchmark, cli
+from pconv_ops.prune import prune_
+from pconv_ops.zoo import NETS
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Rounds of one call, no pauses."""
+    monkeypatch.setattr(benchmark, "MIN_ROUND_S", 0.0)
+    monkeypatch.setattr(benchmark, "QUIET_S", 0.0)
+    monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.Conv2d(16, 32, 3),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, 32, 3, groups=32),
+        nn.Conv2d(32, 64, 1),
+        nn.Linear(4, 4),
+    )
+
+
+def run(capsys, *arguments):
+    """(status, stdout, stderr) of a command in this process."""
+    try:
+        status = cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+# ---- usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "frobnicate",
+        "bench",
+        "bench --net vgg17",
+        "bench --net vgg16 --layer 8,8,8,8",
+        "bench --net vgg16_cifar --kernel 5",
+        "bench --layer 8,8,8",
+        "bench --layer 8,8,8,x",
+        "bench --layer 8,8,8,0",
+        "bench --layer 8,8,8,8 --groups 3",
+        "bench --layer 8,8,8,8 --connectivity 0.5",
+        "bench --layer 8,8,8,8 --connectivity nan",
+        "bench --layer 8,8,8,8 --patterns scp5",
+        "bench --layer 8,8,8,8 --threads 0",
+        "bench --layer 8,8,8,8 --threads 2000",
+        "bench --layer 8,8,8,8 --block 4",
+        "bench --layer 8,8,8,8,2",
+        "bench --layer 8,8,8,8 --kernel 5",
+        "bench --layer 8,8,8,8 --dilation 2",
+        "bench --layer 8,8,8,8 --isa mmx",
+        "bench --layer 8,8,8,8 --json no/such/folder/x.json",
+        "inspect no_such_file",
+        "prune no_such_file",
+        "demo --image no_such_file",
+        "demo --threads x",
+        "info --frobnicate",
+    ],
+)
+def test_wrong_usage_is_status_2_and_one_line(capsys, quick, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *arguments.split())
+    assert status == 2
+    assert out == "" and err.startswith("pconv") and "error: " in err
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_help_is_status_0(capsys):
+    for command in ("", "demo", "bench", "inspect", "info", "prune"):
+        status, out, err = run(capsys, *command.split(), "--help")
+        assert status == 0 and out.startswith("usage: pconv") and err == ""
+
+
+def test_choices_are_those_of_the_library():
+    assert cli.NETS == tuple(NETS)
+    assert cli.PATTERN_SETS == tuple(benchmark.PATTERN_SETS)
+
+
+def test_missing_extra_says_what_to_install(capsys, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(cli, "info", lambda: missing("torch.nn"))
+    status, _, err = run(capsys, "info")
+    assert status == 2 and "pip install 'pconv_ops[torch]'" in err
+    monkeypatch.setattr(cli, "info", lambda: missing("frobnicator"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["info"])
+
+
+def test_own_faults_are_not_hidden(monkeypatch):
+    def fault():
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(cli, "info", fault)
+    with pytest.raises(RuntimeError, match="broken"):
+        cli.main(["info"])
+
+
+def test_module_runs_as_a_program(tmp_path):
+    def program(*arguments):
+        command = [sys.executable, "-m", "pconv_ops", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    done = program("info", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["version"] == pconv_ops.__version__
+    bad = program("inspect", "no_such_file")
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_reader_that_leaves_early_gets_no_traceback():
+    command = f"{sys.executable} -m pconv_ops info | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+
+
+# ---- info
+
+
+def test_info_tells_what_is_built_in(capsys):
+    status, out, _ = run(capsys, "info", "--json")
+    facts = json.loads(out)
+    assert status == 0
+    assert facts["isa"] in [row["name"] for row in facts["isas"] if row["supported"]]
+    assert "scalar" in [row["name"] for row in facts["isas"]]
+    assert facts["libraries"]["torch"].startswith(torch.__version__.split("+")[0])
+    status, out, _ = run(capsys, "info")
+    assert status == 0 and f"{facts['isa']}: in use" in out
+    assert all(name in out for name in facts["ukernels"])
+
+
+# ---- bench
+
+
+def test_bench_prints_a_table_and_writes_json(capsys, quick, tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = ("--layer", "16,24,10,12", "--groups", 2, "--threads", 1, "--isa", "scalar", "--patterns", "random12")
+    status, out, err = run(capsys, "bench", *arguments, "--connectivity", 2, "--json", path)
+    assert (status, err) == (0, "")
+    (row,) = json.loads(path.read_text())
+    assert tuple(row) == benchmark.ROW_KEYS
+    expected = {"ic": 16, "oc": 24, "h": 10, "w": 12, "groups": 2, "stride": 1, "isa": "scalar", "threads": 1}
+    assert {key: row[key] for key in expected} == expected
+    assert row["pattern_set"] == "random12" and row["density"] == pytest.approx(4 / 9 / 2)
+    assert "grouped3x3" in out and "scalar" in out
+
+
+# ---- prune
+
+
+def save(path, content):
+    torch.save(content, path)
+    return path
+
+
+def test_prune_writes_what_prune_makes(capsys, tmp_path):
+    net = small_net()
+    source = save(tmp_path / "net.pth", net.state_dict())
+    status, out, _ = run(capsys, "prune", source, "--connectivity", 2, "--patterns", "random8", "--connectivity-1x1", 4)
+    assert status == 0 and "net.pruned.pth" in out and "depthwise: patterns only" in out
+    pruned = torch.load(tmp_path / "net.pruned.pth", weights_only=True)
+    prune_(net, patterns=pconv_ops.PatternSet.random(8), connectivity=2, connectivity_1x1=4)
+    expected = net.state_dict()
+    assert list(pruned) == list(expected)
+    for key, value in expected.items():
+        assert pruned[key].dtype == value.dtype and torch.equal(pruned[key], value), key
+    assert torch.equal(torch.load(source, weights_only=True)["1.weight"], small_net()[1].weight)
+
+
+def test_prune_keeps_the_rest_of_a_training_checkpoint(capsys, tmp_path):
+    net = small_net()
+    odd = torch.arange(24.0).reshape(2, 12)[:, ::2]
+    extra = {"epoch": 7, "best": 0.5, "odd": odd, "half": torch.ones(2, 2, 3, 3, dtype=torch.float16)}
+    source = save(tmp_path / "run.ckpt", {"state_dict": net.state_dict(), "optimizer": extra})
+    target = tmp_path / "small.ckpt"
+    status, _, _ = run(capsys, "prune", source, "-o", target, "--skip", "1")
+    content = torch.load(target, weights_only=True)
+    assert status == 0 and content["optimizer"]["epoch"] == 7 and content["optimizer"]["best"] == 0.5
+    assert torch.equal(content["optimizer"]["odd"], odd)
+    state = content["state_dict"]
+    for key, value in net.state_dict().items():
+        assert torch.equal(state[key], value) == (key != "3.weight"), key
+    assert int(state["3.weight"].count_nonzero()) == 32 * 4
+
+
+def test_prune_handles_names_that_nest(capsys, tmp_path):
+    shape = (8, 8, 3, 3)
+    torch.manual_seed(1)
+    state = {"a.b.weight": torch.randn(shape), "a.weight": torch.randn(shape), "kernel": torch.randn(shape)}
+    status, _, _ = run(capsys, "prune", save(tmp_path / "n.pt", state), "--connectivity", 2)
+    pruned = torch.load(tmp_path / "n.pruned.pt", weights_only=True)
+    assert status == 0 and [int(v.count_nonzero()) for v in pruned.values()] == [128, 128, 128]
+    status, _, _ = run(capsys, "prune", save(tmp_path / "w.pt", {"weight": torch.randn(shape)}))
+    assert status == 0 and int(torch.load(tmp_path / "w.pruned.pt")["weight"].count_nonzero()) == 21 * 4
+
+
+class Attack:
+    """Would make a file when unpickled by a careless reader."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("command", ["prune", "inspect"])
+def test_files_that_are_no_state_dict_are_refused(capsys, tmp_path, command):
+    trap = tmp_path / "trap"
+    contents = {
+        "garbage": b"\x00garbage" * 9,
+        "empty": b"",
+        "attack": pickle.dumps({"a.weight": Attack(trap)}),
+        "truncated": save(tmp_path / "whole", small_net().state_dict()).read_bytes()[:-100],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    save(tmp_path / "list", [torch.ones(2)])
+    save(tmp_path / "numbers", {"a": 1})
+    save(tmp_path / "linear", {"a.weight": torch.ones(2, 2)})
+    for name in (*contents, "list", "numbers", "linear", "."):
+        status, out, err = run(capsys, command, tmp_path / name)
+        assert (status, out, err.count("\n")) == (2, "", 1), (name, err)
+    assert not trap.exists() and not list(tmp_path.glob("*pruned*"))
+
+
+def test_prune_rules_come_back_as_errors(capsys, tmp_path):
+    source = save(tmp_path / "net.pth", small_net().state_dict())
+    for arguments, words in ((["--skip", "layer9"], "layer9"), (["--connectivity", "10000"], "keeps none")):
+        status, _, err = run(capsys, "prune", source, *arguments)
+        assert status == 2 and words in err and err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]
+
+
+def test_prune_replaces_its_output_whole_or_not_at_all(capsys, tmp_path, monkeypatch):
+    source, target = save(tmp_path / "net.pth", small_net().state_dict()), tmp_path / "out.pth"
+    target.write_bytes(b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        status, _, err = run(capsys, "prune", source, "-o", target)
+    assert status == 2 and "No space left" in err
+    assert target.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+    assert run(capsys, "prune", source, "-o", target)[0] == 0
+    assert "1.weight" in torch.load(target, weights_only=True)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+
+
+# ---- inspect
+
+
+def test_inspect_packed_bytes(capsys, tmp_path):
+    conv = nn.Conv2d(16, 8, 3)
+    prune_(nn.Sequential(conv), connectivity=2)
+    packed = pconv_ops.pack(conv.weight, conv.bias)
+    path = tmp_path / "layer.pconv"
+    path.write_bytes(packed.to_bytes())
+    status, out, _ = run(capsys, "inspect", path, "--json")
+    (layer,) = json.loads(out)["layers"]
+    assert status == 0 and (layer["name"], layer["nnz"], layer["connections"]) == ("layer.pconv", 256, 64)
+    assert layer["bytes_packed"] == path.stat().st_size and layer["bytes_dense"] == 4 * (8 * 16 * 9 + 8)
+    path.write_bytes(packed.to_bytes()[:-8])
+    status, out, err = run(capsys, "inspect", path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_inspect_state_dict(capsys, tmp_path):
+    net = small_net()
+    prune_(net, connectivity=2)
+    status, out, _ = run(capsys, "inspect", save(tmp_path / "net.pth", net.state_dict()), "--json")
+    layers = {layer["name"]: layer for layer in json.loads(out)["layers"]}
+    assert status == 0 and list(layers) == ["0", "1", "3", "4"]
+    assert layers["3"]["kind"] == "depthwise3x3" and layers["1"]["connections"] == 256
+    counts = np.unique((net[1].weight.detach().reshape(-1, 9) != 0).numpy(), axis=0, return_counts=True)[1]
+    assert sorted(layers["1"]["patterns"].values()) == sorted(counts[1:].tolist())  # the first is the empty kernel
+    status, out, _ = run(capsys, "inspect", tmp_path / "net.pth")
+    assert status == 0 and "runs after" in out and "3x3 pattern" in out
+
+
+def test_inspect_net(capsys):
+    status, out, _ = run(capsys, "inspect", "vgg16_cifar", "--connectivity", 8.8, "--patterns", "random8", "--json")
+    layers = json.loads(out)["layers"]
+    assert status == 0 and len(layers) == 13 and layers[0]["density"] == 1.0
+    for layer in layers[1:]:
+        assert layer["connections"] == round(layer["connections_total"] / 8.8)
+        assert layer["nnz"] == 4 * layer["connections"] and len(layer["patterns"]) == 8
+        assert layer["bytes_packed"] < layer["bytes_csr"] < layer["bytes_dense"]
+        assert layer["n_runs_after"] <= layer["n_runs_before"]
+
+
+# ---- demo
+
+
+@pytest.fixture
+def small_demo(quick, monkeypatch):
+    from pconv_ops import demo
+
+    monkeypatch.setattr(demo, "NET", "vgg16_cifar")
+    return demo
+
+
+def test_demo_compares_times_and_draws(capsys, small_demo, tmp_path):
+    out_folder = tmp_path / "a" / "b"
+    status, out, err = run(capsys, "demo", "--threads", 1, "--out", out_folder)
+    assert status == 0, err
+    assert (out_folder / "demo.png").read_bytes()[:4] == b"\x89PNG"
+    assert "outputs equal" in out and "12 of 13 convolutions converted" in out and "grace_hopper.jpg" in out
+    deviations = re.findall(r"^(features\.\d+|logits)\s+(\d\.\de[-+]\d+)$", out, re.MULTILINE)
+    assert len(deviations) == 14 and all(float(value) <= 1e-4 for _, value in deviations)
+
+
+def test_demo_refuses_a_wrong_result(small_demo, monkeypatch, tmp_path):
+    right = small_demo.convert
+
+    def wrong(model, example):
+        """1 % of the weights of one layer in the middle are lost."""
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            weight = model.features[17].weight.view(-1)
+            kept = weight.nonzero().view(-1)
+            weight[kept[::100]] = 0
+        return right(model, example)
+
+    monkeypatch.setattr(small_demo, "convert", wrong)
+    with pytest.raises(benchmark.WrongResult, match="features.17"):
+        small_demo.run(None, 1, tmp_path, benchmark.no_track)
+
+
+def test_demo_refuses_an_image_that_proves_nothing(capsys, small_demo, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 50), (120, 130, 140)).save(tmp_path / "flat.png")
+    status, _, err = run(capsys, "demo", "--image", tmp_path / "flat.png", "--out", tmp_path / "out")
+    assert status == 2 and "image" in err
+    (tmp_path / "no.png").write_bytes(b"no image")
+    status, _, err = run(capsys, "demo", "--image", tmp_path / "no.png", "--out", tmp_path / "out")
+    assert status == 2 and err.count("\n") == 1
+
+
+def test_load_image_crops_the_centre_and_normalises(tmp_path):
+    from PIL import Image
+
+    from pconv_ops.demo import DEVIATION, MEAN, load_image
+
+    wide = np.zeros((80, 160, 3), np.uint8)
+    wide[:, 40:120] = (255, 0, 51)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    x = load_image(tmp_path / "wide.png", 64)
+    assert x.shape == (1, 3, 64, 64) and x.dtype == torch.float32 and x.is_contiguous()
+    expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
+    assert torch.allclose(x[0, :, 32, 32], expected) and torch.allclose(x[0, :, 0, 4], expected)
+
+
+# ---- README
+
+
+def test_readme_example_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 12
+    space: dict = {}
+    exec(compile(blocks[0], "README.md", "exec"), space)
+    assert space["fast"].report.layers[0].chosen == "pconv"
+
+
+def test_readme_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "CHANGELOG.md"):
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
