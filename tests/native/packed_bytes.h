@@ -4,8 +4,11 @@
 #ifndef PCONV_TESTS_NATIVE_PACKED_BYTES_H_
 #define PCONV_TESTS_NATIVE_PACKED_BYTES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -182,9 +185,10 @@ inline std::vector<float> dense_weights(const PackedBuilder& b, const std::vecto
 
 // Reads the bytes from a private copy of exactly their size, so that a sanitizer sees a read behind the end.
 inline pconv_status read_bytes(const Bytes& bytes, Packed* packed) {
-  const std::vector<uint8_t> exact(bytes);
+  const std::unique_ptr<uint8_t[]> exact(new uint8_t[bytes.size()]);
+  std::copy(bytes.begin(), bytes.end(), exact.get());
   pconv_packed* p = nullptr;
-  const pconv_status status = pconv_read_packed(exact.data(), exact.size(), &p);
+  const pconv_status status = pconv_read_packed(exact.get(), bytes.size(), &p);
   packed->reset(p);
   return status;
 }
