@@ -264,7 +264,7 @@ def inspect_packed(name: str, packed: Any) -> LayerInspection:
     block = n_filters // (kernel_start.size - 1)
     per_unit = np.diff(kernel_start)
     pattern = np.repeat(runs[:, 0], runs[:, 1])
-    before = _natural_runs(np.repeat(arrays["filter_order"][::block], per_unit), arrays["channels"], pattern)
+    before = _natural_runs(np.repeat(np.arange(per_unit.size), per_unit), arrays["channels"], pattern)
     masks = [sum(int(word) << 64 * i for i, word in enumerate(row)) for row in arrays["masks"]]
     counts = (np.bincount(pattern, minlength=len(masks)) * block).tolist()
     shape = (n_filters, packed.in_channels // packed.groups, *packed.kernel_size)
@@ -291,12 +291,13 @@ def inspect_packed(name: str, packed: Any) -> LayerInspection:
 
 
 def _natural_runs(
-    filters: npt.NDArray[Any], channels: npt.NDArray[Any], pattern: npt.NDArray[Any]
+    units: npt.NDArray[np.int64], channels: npt.NDArray[Any], pattern: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Lengths of the runs when kernels [K] are ordered by filter, then channel."""
-    order = np.lexsort((channels, filters))
-    f, p = filters[order].astype(np.int64), pattern[order]
-    starts = np.flatnonzero((np.diff(f, prepend=-1) != 0) | (np.diff(p, prepend=-1) != 0))
+    """Lengths of the runs when each unit's kernels [K] are ordered by channel. No run leaves its unit, so the order of
+    the units does not matter."""
+    order = np.lexsort((channels, units))
+    u, p = units[order], pattern[order]
+    starts = np.flatnonzero((np.diff(u, prepend=-1) != 0) | (np.diff(p, prepend=-1) != 0))
     return np.diff(starts, append=order.size)
 
 

@@ -123,6 +123,16 @@ def test_inspect_packed_by_hand():
     assert layer.bytes_csr == 4 * 36 + 4 * 36 + 4 * 5 + 16
 
 
+def test_inspect_packed_counts_every_filter_of_a_block():
+    class FakeBlocks(FakePacked):
+        out_channels, nnz = 8, 2 * 9 * 4
+
+    layer, single = inspect_packed("conv", FakeBlocks()), inspect_packed("conv", FakePacked())
+    assert layer.patterns == {mask: 2 * n for mask, n in single.patterns.items()}
+    assert (layer.connections, layer.n_runs_before, layer.n_runs_after) == (18, 14, 10)
+    assert layer.kernels_per_filter == single.kernels_per_filter and layer.runs_before == single.runs_before
+
+
 def natural_runs(weight):
     """Run lengths of OIHW weights, the obvious way."""
     lengths = []
