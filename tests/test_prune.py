@@ -1,4 +1,4 @@
-"""The projections and prune_: what stays, what is chosen, what is left alone, what is refused."""
+"""prune_: what stays, what is chosen, what is left alone, what is refused."""
 
 import copy
 from collections import OrderedDict
@@ -8,32 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projection_cases import FIXED, SETS, kernels_kept, weights_3x3
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pconv_ops.patterns import SCP4, PatternSet
 from pconv_ops.prune import project_connectivity, project_patterns, prune_
-
-FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
-SETS = [SCP4, PatternSet.random(12), PatternSet([0x1FF, 0x0BA, 0x001])]
-
-
-def random_weight(seed, *shape, values="normal"):
-    rng = np.random.default_rng(seed)
-    if values == "few":  # few distinct values and many zeros: ties everywhere
-        return rng.integers(-2, 3, shape).astype(np.float32)
-    return rng.standard_normal(shape).astype(np.float32)
-
-
-weights_3x3 = st.builds(
-    random_weight,
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 6),
-    st.integers(1, 6),
-    st.just(3),
-    st.just(3),
-    values=st.sampled_from(["normal", "few"]),
-)
 
 
 def mixed_net():
@@ -52,115 +31,11 @@ def mixed_net():
     return nn.Sequential(layers)
 
 
-def kernels_kept(weight):
-    return int(torch.count_nonzero(weight.detach().flatten(2).abs().sum(2)))
-
-
 def changed(model, prune):
     """Names of the state-dict entries that `prune` changed, and its report."""
     before = copy.deepcopy(model.state_dict())
     report = prune(model)
     return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}, report
-
-
-# ---- projections
-
-
-@FIXED
-@given(weights_3x3, st.sampled_from(SETS))
-def test_project_patterns_keeps_the_most_energy_inside_the_set(weight, patterns):
-    result = project_patterns(weight, patterns)
-    assert result.dtype == weight.dtype and result.shape == weight.shape
-    squares = weight.astype(np.float64) ** 2
-    best = np.einsum("oiyx,pyx->oip", squares, patterns.masks).max(axis=2)
-    np.testing.assert_allclose((result.astype(np.float64) ** 2).sum(axis=(2, 3)), best, rtol=1e-12)
-    assert np.all((result == weight) | (result == 0))
-    outside = [(result != 0) & (mask == 0) for mask in patterns.masks]
-    assert np.all(np.any([~o.any(axis=(2, 3)) for o in outside], axis=0))
-
-
-@FIXED
-@given(weights_3x3, st.sampled_from(SETS))
-def test_project_patterns_is_idempotent(weight, patterns):
-    once = project_patterns(weight, patterns)
-    assert np.array_equal(project_patterns(once, patterns), once)
-
-
-def test_project_patterns_is_idempotent_when_rounding_hides_a_tap():
-    # 1 + 1e-20 == 1 in float64: the pattern with the tiny tap ties with the ones without it.
-    weight = np.zeros((1, 1, 3, 3), dtype=np.float32)
-    weight[0, 0, 1, 1], weight[0, 0, 2, 1], weight[0, 0, 0, 1] = 1, 1e-10, 1e-10
-    once = project_patterns(weight)
-    assert np.count_nonzero(once) == 2  # the first of the tied patterns has no tap below
-    assert np.array_equal(project_patterns(once), once)
-
-
-def test_project_patterns_breaks_ties_by_the_sets_order():
-    weight = np.ones((1, 1, 3, 3), dtype=np.float32)
-    for patterns in (SCP4, PatternSet(SCP4.bits[::-1])):
-        assert np.array_equal(project_patterns(weight, patterns)[0, 0], patterns.masks[0])
-
-
-@FIXED
-@given(
-    st.integers(0, 2**32 - 1),
-    st.tuples(st.integers(1, 8), st.integers(1, 8), st.sampled_from([(1, 1), (3, 3), (5, 2)])),
-    st.floats(1, 12),
-    st.sampled_from([None, "filter"]),
-    st.sampled_from(["normal", "few"]),
-)
-def test_project_connectivity_keeps_the_count_with_the_largest_norms(seed, shape, rate, balance, values):
-    weight = random_weight(seed, shape[0], shape[1], *shape[2], values=values)
-    expected = round(shape[1] / rate) if balance else round(shape[0] * shape[1] / rate)
-    if expected == 0:
-        with pytest.raises(ValueError, match="keeps none"):
-            project_connectivity(weight, rate, balance)
-        return
-    result = project_connectivity(weight, rate, balance)
-    kept = (result != 0).any(axis=(2, 3))
-    norms = (weight.astype(np.float64) ** 2).sum(axis=(2, 3))
-    rows = zip(kept, norms, strict=True) if balance else [(kept.ravel(), norms.ravel())]
-    for row_kept, row_norms in rows:
-        assert row_kept.sum() == min(expected, np.count_nonzero(row_norms))
-        # Larger norms first, and of equal norms the lowest index.
-        order = sorted(range(row_norms.size), key=lambda i: (-row_norms[i], i))[:expected]
-        assert {i for i in order if row_norms[i]} == set(np.flatnonzero(row_kept))
-    assert np.array_equal(result, weight * kept[:, :, None, None])
-    assert np.array_equal(project_connectivity(result, rate, balance), result)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_projections_of_torch_weights_return_torch(dtype):
-    weight = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-    before = weight.detach().clone()
-    cut = project_patterns(weight)
-    assert cut.dtype == dtype and not cut.requires_grad
-    assert torch.count_nonzero(cut) == 6 * 8 * 4
-    assert np.array_equal(cut.double().numpy(), project_patterns(weight.detach().double().numpy()))
-    assert kernels_kept(project_connectivity(weight, 4)) == 12
-    assert torch.equal(weight.detach(), before)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "text"),
-    [
-        (lambda: project_patterns(np.ones((2, 2, 5, 5))), ValueError, r"got \[2, 2, 5, 5\]"),
-        (lambda: project_patterns(np.ones((2, 3, 3))), ValueError, "expected shape"),
-        (lambda: project_patterns(np.ones((2, 2, 3, 3), dtype=int)), TypeError, "int64"),
-        (lambda: project_patterns(torch.ones(2, 2, 3, 3, dtype=torch.int32)), TypeError, "int32"),
-        (lambda: project_patterns([[1.0]]), TypeError, "list"),
-        (lambda: project_patterns(np.full((2, 2, 3, 3), np.inf)), ValueError, "NaN or Inf"),
-        (lambda: project_connectivity(np.full((2, 2, 3, 3), np.nan), 2), ValueError, "NaN or Inf"),
-        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 0.5), ValueError, "rate: expected a finite rate >= 1"),
-        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), float("inf")), ValueError, "rate"),
-        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), "3"), TypeError, "rate"),
-        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 9), ValueError, "none of the 4 kernels of the layer"),
-        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 2, "row"), ValueError, "balance"),
-    ],
-)
-def test_projections_refuse(call, error, text):
-    with pytest.raises(error, match=text):
-        call()
 
 
 # ---- prune_: which layers

@@ -1,0 +1,33 @@
+"""Weights and pattern sets for the tests of the projections and of what uses them."""
+
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from pconv_ops.patterns import SCP4, PatternSet
+
+FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
+SETS = [SCP4, PatternSet.random(12), PatternSet([0x1FF, 0x0BA, 0x001])]
+
+
+def random_weight(seed, *shape, values="normal"):
+    rng = np.random.default_rng(seed)
+    if values == "few":  # few distinct values and many zeros: ties everywhere
+        return rng.integers(-2, 3, shape).astype(np.float32)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+weights_3x3 = st.builds(
+    random_weight,
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.just(3),
+    st.just(3),
+    values=st.sampled_from(["normal", "few"]),
+)
+
+
+def kernels_kept(weight):
+    return int(torch.count_nonzero(weight.detach().flatten(2).abs().sum(2)))
