@@ -7,6 +7,7 @@ from its shape: every 4-D float32 tensor is taken as a convolution, [C, 1, kh, k
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def load_checkpoint(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     Only tensors and plain containers are read (weights_only). ValueError for anything else, OSError as open() does.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols; the error below says what matters
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever its unpickler or zip reader raises

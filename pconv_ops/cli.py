@@ -333,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         return fail(args, f"needs {error.name}: pip install 'pconv_ops[{extra}]'")
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         return fail(args, str(error))
     except RuntimeError as error:
         if type(error).__name__ != "BackendUnavailable":

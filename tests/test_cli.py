@@ -310,7 +310,7 @@ def test_inspect_state_dict(capsys, tmp_path):
     counts = np.unique((net[1].weight.detach().reshape(-1, 9) != 0).numpy(), axis=0, return_counts=True)[1]
     assert sorted(layers["1"]["patterns"].values()) == sorted(counts[1:].tolist())  # the first is the empty kernel
     status, out, _ = run(capsys, "inspect", tmp_path / "net.pth")
-    assert status == 0 and "runs after" in out and "3x3 pattern" in out
+    assert status == 0 and "runs-after" in out and "3x3 pattern" in out
 
 
 def test_inspect_net(capsys):
