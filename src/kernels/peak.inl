@@ -1,15 +1,15 @@
 // Multiply-adds on independent registers: the ISA's FMA peak, which benches divide by. Included by isa.cpp.
 
-double peak(int64_t iterations, float* sink) noexcept {
+double peak(int64_t iterations, float* values) noexcept {
+  static_assert(Vec::kPeakSums + 2 <= kPeakValues, "one value a sum and two factors");
   Vec::Reg sum[Vec::kPeakSums];
-  for (auto& s : sum) s = Vec::broadcast(1.0f);
-  Vec::Reg a = Vec::broadcast(sink[0]), b = Vec::broadcast(sink[1]);
-  for (int64_t i = 0; i < iterations; ++i) {
-    for (auto& s : sum) s = Vec::fma(a, b, s);
-    asm volatile("" ::: "memory");  // keeps the loop: the compiler may not fold rounds into one another
+  const Vec::Reg a = Vec::broadcast(values[kPeakValues - 2]), b = Vec::broadcast(values[kPeakValues - 1]);
+  static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { sum[i] = Vec::broadcast(values[i]); });
+  for (int64_t k = 0; k < iterations; ++k) {
+    static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { sum[i] = Vec::fma(a, b, sum[i]); });
   }
   Vec::Reg total = Vec::zero();
-  for (auto& s : sum) total = Vec::add(total, s);
-  sink[2] = Vec::first(total);
+  static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { total = Vec::add(total, sum[i]); });
+  values[0] = Vec::first(total);
   return 2.0 * Vec::kLanes * Vec::kPeakSums * static_cast<double>(iterations);
 }

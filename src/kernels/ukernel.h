@@ -67,8 +67,10 @@ struct PackTileArgs {
 
 using Conv3x3Fn = void (*)(const Conv3x3Args&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
-// Runs `iterations` rounds of independent multiply-adds and returns how many floating-point operations they were.
-using PeakFn = double (*)(int64_t iterations, float* sink) noexcept;
+// Runs `iterations` rounds of independent multiply-adds on kPeakValues floats, which must differ or the compiler merges
+// the sums, writes one back and returns the number of floating-point operations.
+constexpr int kPeakValues = 32;
+using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 
 struct KernelInfo {
   int stride;

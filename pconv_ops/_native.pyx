@@ -1,0 +1,457 @@
+# cython: language_level=3, embedsignature=True
+"""Binding of the C API: buffers in, exceptions out, the GIL released while a layer runs. No algorithm.
+
+Types and contracts stand in _native.pyi. Addresses come from ops.py, which has checked shapes, types and overlaps.
+"""
+
+from collections import OrderedDict
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
+
+import numpy as np
+
+cdef extern from "pconv/pconv.h" nogil:
+    ctypedef enum pconv_status:
+        PCONV_OK
+        PCONV_INVALID_ARGUMENT
+        PCONV_BAD_FORMAT
+        PCONV_UNSUPPORTED
+        PCONV_UNAVAILABLE
+        PCONV_OUT_OF_MEMORY
+    ctypedef enum pconv_layout:
+        PCONV_NCHW
+        PCONV_NHWC
+    ctypedef struct pconv_conv_desc:
+        int64_t out_channels, in_channels, groups, kernel_h, kernel_w, stride_h, stride_w
+        int64_t dilation_h, dilation_w, pad_top, pad_left, pad_bottom, pad_right
+    ctypedef struct pconv_packed:
+        pass
+    ctypedef struct pconv_plan:
+        pass
+    ctypedef struct pconv_packed_info:
+        pconv_conv_desc conv
+        int64_t block
+        int weight_is_fp16, has_bias
+        int64_t n_patterns, n_kernels, n_runs, n_weights, mask_words
+        const uint64_t* masks
+        const uint32_t* filter_order
+        const uint32_t* kernel_start
+        const uint32_t* run_start
+        const uint32_t* runs
+        const uint16_t* channels
+    ctypedef struct pconv_plan_options:
+        int64_t n, h, w
+        pconv_layout layout
+        const char* isa
+        const char* ukernel
+    ctypedef struct pconv_plan_info:
+        int64_t n, in_channels, h, w, out_channels, out_h, out_w, nnz
+        const char* isa
+        const char* ukernel
+        int64_t prepacked_bytes, scratch_bytes_per_thread
+    ctypedef struct pconv_run_args:
+        const float* x
+        const float* residual
+        float* y
+        float clamp_min, clamp_max
+        int n_threads
+    ctypedef struct pconv_isa_info:
+        const char* name
+        const char* features
+        int supported, lanes
+    ctypedef struct pconv_ukernel_info:
+        const char* name
+        const char* isa
+        int stride, rows, vectors, lanes
+    ctypedef struct pconv_pattern_info:
+        const char* name
+        uint32_t mask
+    const char* pconv_last_error()
+    const char* pconv_version()
+    pconv_status pconv_pack_weights(const pconv_conv_desc*, const float*, const float*, pconv_packed**)
+    pconv_status pconv_read_packed(const void*, size_t, pconv_packed**)
+    void pconv_free_packed(pconv_packed*)
+    pconv_status pconv_get_bytes(const pconv_packed*, const void**, size_t*)
+    pconv_status pconv_query_packed(const pconv_packed*, pconv_packed_info*)
+    pconv_status pconv_unpack_weights(const pconv_packed*, float*, float*)
+    pconv_status pconv_plan_conv(const pconv_packed*, const pconv_plan_options*, pconv_plan**)
+    void pconv_free_plan(pconv_plan*)
+    pconv_status pconv_query_plan(const pconv_plan*, pconv_plan_info*)
+    pconv_status pconv_run_plan(const pconv_plan*, const pconv_run_args*)
+    pconv_status pconv_set_num_threads(int)
+    int pconv_get_num_threads()
+    int pconv_list_isa(int, pconv_isa_info*)
+    int pconv_list_ukernel(int, pconv_ukernel_info*)
+    int pconv_list_pattern(int, pconv_pattern_info*)
+    pconv_status pconv_get_isa(const char**)
+    pconv_status pconv_measure_peak(const char*, int, int, double*)
+
+
+class PConvFormatError(ValueError):
+    """Packed bytes break a rule of docs/FORMAT.md."""
+
+
+class BackendUnavailable(RuntimeError):
+    """An instruction set or backend that was asked for is not there; the text says what is."""
+
+
+cdef object _EXCEPTIONS = {
+    PCONV_INVALID_ARGUMENT: ValueError,
+    PCONV_BAD_FORMAT: PConvFormatError,
+    PCONV_UNSUPPORTED: ValueError,
+    PCONV_UNAVAILABLE: BackendUnavailable,
+    PCONV_OUT_OF_MEMORY: MemoryError,
+}
+
+
+cdef int _check(pconv_status status) except -1:
+    if status != PCONV_OK:
+        raise _EXCEPTIONS[<int>status](pconv_last_error().decode())
+    return 0
+
+
+cdef class _Plan:
+    """Owner of one native plan."""
+
+    cdef pconv_plan* handle
+
+    def __dealloc__(self):
+        pconv_free_plan(self.handle)
+
+
+# Plans kept per layer: one for every input shape, layout and ISA seen lately.
+cdef int _MAX_PLANS = 32
+
+
+cdef class PackedConv:
+    """One pruned convolution in packed form (docs/FORMAT.md): immutable, thread-safe, pickled as its bytes."""
+
+    cdef pconv_packed* handle
+    cdef pconv_packed_info info
+    cdef object plans  # OrderedDict: shape, layout, isa, ukernel -> _Plan, oldest first
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self.plans = OrderedDict()
+
+    def __init__(self):
+        if self.handle == NULL:
+            raise TypeError("PackedConv: use pack() or PackedConv.from_bytes()")
+
+    def __dealloc__(self):
+        pconv_free_packed(self.handle)
+
+    @staticmethod
+    cdef PackedConv _own(pconv_packed* handle):
+        cdef PackedConv self = PackedConv.__new__(PackedConv)
+        self.handle = handle
+        _check(pconv_query_packed(handle, &self.info))
+        return self
+
+    @staticmethod
+    def from_bytes(data):
+        """Reads packed bytes (any contiguous buffer of bytes, copied). Raises PConvFormatError for whatever breaks
+        docs/FORMAT.md, TypeError for what is no buffer."""
+        cdef const unsigned char[::1] view
+        cdef pconv_packed* handle = NULL
+        cdef unsigned char nothing = 0
+        try:
+            view = memoryview(data).cast("B")
+        except TypeError as error:
+            raise TypeError(f"data: expected bytes or a contiguous buffer, got {type(data).__name__}") from error
+        cdef size_t n = view.shape[0]
+        cdef const void* start = &nothing
+        if n > 0:
+            start = &view[0]
+        cdef pconv_status status
+        with nogil:
+            status = pconv_read_packed(start, n, &handle)
+        _check(status)
+        return PackedConv._own(handle)
+
+    def to_bytes(self):
+        """The packed bytes; equal layers give equal bytes."""
+        cdef const void* start = NULL
+        cdef size_t n = 0
+        _check(pconv_get_bytes(self.handle, &start, &n))
+        return (<const char*>start)[:n]
+
+    def to_dense(self):
+        """(weight float32 [out_channels, in_channels / groups, kh, kw], bias float32 [out_channels] or None)."""
+        weight = np.zeros((self.info.conv.out_channels, self.info.conv.in_channels // self.info.conv.groups,
+                           self.info.conv.kernel_h, self.info.conv.kernel_w), dtype=np.float32)
+        bias = np.zeros(self.info.conv.out_channels, dtype=np.float32) if self.info.has_bias else None
+        cdef float[:, :, :, ::1] weight_view = weight
+        cdef float[::1] bias_view
+        cdef float* bias_start = NULL
+        if bias is not None:
+            bias_view = bias
+            bias_start = &bias_view[0]
+        _check(pconv_unpack_weights(self.handle, &weight_view[0, 0, 0, 0], bias_start))
+        return weight, bias
+
+    def __reduce__(self):
+        return PackedConv.from_bytes, (self.to_bytes(),)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __eq__(self, other):
+        if not isinstance(other, PackedConv):
+            return NotImplemented
+        return self.to_bytes() == other.to_bytes()
+
+    def __hash__(self):
+        return hash(self.to_bytes())
+
+    def __repr__(self):
+        return (f"PackedConv({self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+                f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+                f"bias={self.has_bias}, patterns={self.info.n_patterns}, density={self.density:.4f})")
+
+    @property
+    def out_channels(self):
+        return self.info.conv.out_channels
+
+    @property
+    def in_channels(self):
+        return self.info.conv.in_channels
+
+    @property
+    def groups(self):
+        return self.info.conv.groups
+
+    @property
+    def kernel_size(self):
+        return self.info.conv.kernel_h, self.info.conv.kernel_w
+
+    @property
+    def stride(self):
+        return self.info.conv.stride_h, self.info.conv.stride_w
+
+    @property
+    def dilation(self):
+        return self.info.conv.dilation_h, self.info.conv.dilation_w
+
+    @property
+    def padding(self):
+        """(top, left, bottom, right) in pixels."""
+        return (self.info.conv.pad_top, self.info.conv.pad_left, self.info.conv.pad_bottom, self.info.conv.pad_right)
+
+    @property
+    def has_bias(self):
+        return bool(self.info.has_bias)
+
+    @property
+    def nnz(self):
+        """Kept weights."""
+        return self.info.n_weights
+
+    @property
+    def n_kernels(self):
+        """Kept kernels."""
+        return self.info.n_kernels * self.info.block
+
+    @property
+    def n_bytes(self):
+        cdef const void* start = NULL
+        cdef size_t n = 0
+        _check(pconv_get_bytes(self.handle, &start, &n))
+        return n
+
+    @property
+    def density(self):
+        """Kept weights over the dense number of weights."""
+        dense = (self.info.conv.out_channels * (self.info.conv.in_channels // self.info.conv.groups)
+                 * self.info.conv.kernel_h * self.info.conv.kernel_w)
+        return self.info.n_weights / dense
+
+    def arrays(self):
+        """Copies of the arrays of docs/FORMAT.md: masks (uint64 [P, W]), filter_order, kernel_start, run_start
+        (uint32), runs (uint32 [R, 2]: pattern, kernels), channels (uint16)."""
+        cdef int64_t units = self.info.conv.out_channels // self.info.block
+        return {
+            "masks": _copy(self.info.masks, self.info.n_patterns * self.info.mask_words, np.uint64)
+            .reshape(self.info.n_patterns, self.info.mask_words),
+            "filter_order": _copy(self.info.filter_order, self.info.conv.out_channels, np.uint32),
+            "kernel_start": _copy(self.info.kernel_start, units + 1, np.uint32),
+            "run_start": _copy(self.info.run_start, units + 1, np.uint32),
+            "runs": _copy(self.info.runs, 2 * self.info.n_runs, np.uint32).reshape(self.info.n_runs, 2),
+            "channels": _copy(self.info.channels, self.info.n_kernels, np.uint16),
+        }
+
+    def output_shape(self, h, w):
+        """(out_h, out_w) for an h x w map; ValueError when the kernel does not fit into the padded map."""
+        top, left, bottom, right = self.padding
+        sizes = []
+        for name, size, pad, kernel, stride, dilation in (
+            ("h", h, top + bottom, self.kernel_size[0], self.stride[0], self.dilation[0]),
+            ("w", w, left + right, self.kernel_size[1], self.stride[1], self.dilation[1]),
+        ):
+            window = dilation * (kernel - 1) + 1
+            if size < 1 or size + pad < window:
+                raise ValueError(f"{name}: got {size}, with padding {pad} the kernel needs at least {max(1, window - pad)}")
+            sizes.append((size + pad - window) // stride + 1)
+        return tuple(sizes)
+
+    cdef _Plan _plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, isa, ukernel):
+        key = (n, h, w, channels_last, isa, ukernel)
+        cdef _Plan plan = self.plans.get(key)
+        if plan is not None:
+            return plan
+        cdef pconv_plan_options options
+        isa_bytes = None if isa is None else isa.encode()
+        ukernel_bytes = None if ukernel is None else ukernel.encode()
+        options.n, options.h, options.w = n, h, w
+        options.layout = PCONV_NHWC if channels_last else PCONV_NCHW
+        options.isa = options.ukernel = NULL
+        if isa is not None:
+            options.isa = isa_bytes
+        if ukernel is not None:
+            options.ukernel = ukernel_bytes
+        plan = _Plan.__new__(_Plan)
+        cdef pconv_status status
+        with nogil:
+            status = pconv_plan_conv(self.handle, &options, &plan.handle)
+        _check(status)
+        if len(self.plans) >= _MAX_PLANS:
+            try:
+                self.plans.popitem(last=False)
+            except KeyError:
+                pass
+        self.plans[key] = plan
+        return plan
+
+    def plan_info(self, int64_t n, int64_t h, int64_t w, bint channels_last=False, isa=None, ukernel=None):
+        """What would run for this input: isa, ukernel, out_h, out_w, nnz, prepacked_bytes, scratch_bytes_per_thread."""
+        cdef pconv_plan_info info
+        _check(pconv_query_plan(self._plan(n, h, w, channels_last, isa, ukernel).handle, &info))
+        return {
+            "isa": info.isa.decode(),
+            "ukernel": info.ukernel.decode(),
+            "out_h": info.out_h,
+            "out_w": info.out_w,
+            "nnz": info.nnz,
+            "prepacked_bytes": info.prepacked_bytes,
+            "scratch_bytes_per_thread": info.scratch_bytes_per_thread,
+        }
+
+    def run(self, uintptr_t x, uintptr_t y, int64_t n, int64_t h, int64_t w, bint channels_last,
+            uintptr_t residual=0, float clamp_min=-INFINITY, float clamp_max=INFINITY, int n_threads=0,
+            isa=None, ukernel=None):
+        """y = clamp(conv(x) + bias + residual) on fp32 buffers at these addresses (residual 0: none)."""
+        cdef _Plan plan = self._plan(n, h, w, channels_last, isa, ukernel)
+        cdef pconv_run_args args
+        args.x = <const float*>x
+        args.residual = <const float*>residual
+        args.y = <float*>y
+        args.clamp_min = clamp_min
+        args.clamp_max = clamp_max
+        args.n_threads = n_threads
+        cdef pconv_status status
+        with nogil:
+            status = pconv_run_plan(plan.handle, &args)
+        _check(status)
+
+
+cdef object _copy(const void* start, int64_t count, dtype):
+    result = np.empty(count, dtype=dtype)
+    cdef uintptr_t target = result.ctypes.data
+    if count > 0:
+        memcpy(<void*>target, start, result.nbytes)
+    return result
+
+
+def pack_weights(weight, bias, stride, padding, dilation, groups):
+    """C-contiguous OIHW fp32 weights -> PackedConv; padding = (top, left, bottom, right)."""
+    cdef const float[:, :, :, ::1] w = weight
+    cdef const float[::1] b
+    cdef const float* bias_start = NULL
+    cdef pconv_conv_desc conv
+    cdef pconv_packed* handle = NULL
+    if bias is not None:
+        b = bias
+        if b.shape[0] != w.shape[0]:
+            raise ValueError(f"bias: got {b.shape[0]} values, allowed out_channels = {w.shape[0]}")
+        if b.shape[0] > 0:
+            bias_start = &b[0]
+    conv.out_channels, conv.in_channels, conv.groups = w.shape[0], w.shape[1] * groups, groups
+    conv.kernel_h, conv.kernel_w = w.shape[2], w.shape[3]
+    conv.stride_h, conv.stride_w = stride
+    conv.dilation_h, conv.dilation_w = dilation
+    conv.pad_top, conv.pad_left, conv.pad_bottom, conv.pad_right = padding
+    cdef float nothing = 0
+    cdef const float* start = &nothing
+    if weight.size > 0:
+        start = &w[0, 0, 0, 0]
+    cdef pconv_status status
+    with nogil:
+        status = pconv_pack_weights(&conv, start, bias_start, &handle)
+    _check(status)
+    return PackedConv._own(handle)
+
+
+def set_num_threads(int n):
+    _check(pconv_set_num_threads(n))
+
+
+def get_num_threads():
+    return pconv_get_num_threads()
+
+
+def version():
+    return pconv_version().decode()
+
+
+def isas():
+    """Rows of isas.def in this build, best first: name, features, supported, lanes."""
+    cdef pconv_isa_info info
+    rows = []
+    while pconv_list_isa(len(rows), &info):
+        rows.append({"name": info.name.decode(), "features": [f for f in info.features.decode().split(",") if f],
+                     "supported": bool(info.supported), "lanes": info.lanes})
+    return rows
+
+
+def current_isa():
+    cdef const char* name = NULL
+    _check(pconv_get_isa(&name))
+    return name.decode()
+
+
+def ukernels():
+    """Rows of the kernel table: name, isa, stride, rows, vectors, lanes."""
+    cdef pconv_ukernel_info info
+    rows = []
+    while pconv_list_ukernel(len(rows), &info):
+        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "stride": info.stride, "rows": info.rows,
+                     "vectors": info.vectors, "lanes": info.lanes})
+    return rows
+
+
+def patterns():
+    """Manifest of 3x3 patterns: (name, mask)."""
+    cdef pconv_pattern_info info
+    rows = []
+    while pconv_list_pattern(len(rows), &info):
+        rows.append((info.name.decode(), info.mask))
+    return rows
+
+
+def measure_peak(isa=None, int n_threads=1, int rounds=5):
+    """FMA peak in GFLOP/s."""
+    cdef double gflops = 0
+    isa_bytes = None if isa is None else isa.encode()
+    cdef const char* name = NULL
+    if isa is not None:
+        name = isa_bytes
+    cdef pconv_status status
+    with nogil:
+        status = pconv_measure_peak(name, n_threads, rounds, &gflops)
+    _check(status)
+    return gflops
