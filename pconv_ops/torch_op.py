@@ -107,61 +107,69 @@ def conv2d(
     x: torch.Tensor, packed: PackedConv, activation: Any, residual: torch.Tensor | None, out: torch.Tensor | None
 ) -> torch.Tensor:
     """ops.conv2d() for tensors."""
-    _check_kind("x", x)
-    if residual is not None:
-        _check_kind("residual", residual)
-    if out is not None:
-        _check_kind("out", out)
-        _check_no_gradient(x, residual, out)
-    if not torch.compiler.is_dynamo_compiling() and _is_plain(x, residual) and (out is None or _is_plain(out, None)):
+    if _is_plain(x, residual, out):
         low, high = parse_activation(activation)
         y = _run(x, packed, residual, low, high, out)
         if out is not None:
             torch.autograd.graph.increment_version(out)
         return y
-    y = torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, call_text(activation, packed))
-    return y if out is None else out.copy_(y)
+    _check_kinds(x, residual, out)
+    text = call_text(activation, packed)
+    if out is None:
+        return torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, out)):
+        raise ValueError("out: cannot be given when an operand requires a gradient")
+    y = torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text)
+    _check_operand("out", out, y.shape)
+    return out.copy_(y)
 
 
 def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | None, text: str) -> torch.Tensor:
     """What the operator does, without the dispatcher where it has nothing to add."""
-    if not torch.compiler.is_dynamo_compiling() and _is_plain(x, residual) and _is_plain(packed_uint8, None):
+    if _is_plain(x, packed_uint8, residual):
         low, high, _ = _parse_call(text)
         return _run(x, read_packed(packed_uint8), residual, low, high, None)
-    _check_kind("x", x)
-    if residual is not None:
-        _check_kind("residual", residual)
+    _check_kinds(x, residual, None)
     return torch.ops.pconv.conv2d.default(x, packed_uint8, residual, text)
 
 
-def _check_kind(name: str, value: Any) -> None:
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name}: expected a torch tensor, as x is one, got {type(value).__name__}")
-    if value.device.type != "cpu":
-        raise TypeError(f"{name}: expected a CPU tensor, got one on {value.device}")
-    if value.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+def _check_kinds(x: Any, residual: Any, out: Any) -> None:
+    for name, value in (("x", x), ("residual", residual), ("out", out)):
+        if value is None and name != "x":
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch tensor, got {type(value).__name__}")
+        if value.device.type != "cpu":
+            raise TypeError(f"{name}: expected a CPU tensor, got one on {value.device}")
+        if value.layout is not torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
 
 
-def _is_plain(x: Any, residual: Any) -> bool:
-    """Whether the dispatcher would do nothing but call the CPU kernel."""
-    if type(x) not in _EXACT:
+def _is_plain(x: Any, second: Any, third: Any) -> bool:
+    """Whether the dispatcher would do nothing but call the CPU kernel. `second` and `third` may be None."""
+    if torch.compiler.is_dynamo_compiling():  # first: a compiler cannot trace what follows
         return False
-    keys = _C._dispatch_keys(x)
-    if keys != _PLAIN_KEYS and keys != _INFERENCE_KEYS:
-        return False
-    if x.requires_grad and torch.is_grad_enabled():
-        return False
-    if residual is not None:
-        return _is_plain(residual, None)
     return not (
-        _C._len_torch_dispatch_stack()
+        not _is_ordinary(x)
+        or (second is not None and not _is_ordinary(second))
+        or (third is not None and not _is_ordinary(third))
+        or _C._len_torch_dispatch_stack()
         or _C._len_torch_function_stack()
         or _C._are_functorch_transforms_active()
         or _C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         or torch.is_autocast_enabled("cpu")
     )
+
+
+def _is_ordinary(x: Any) -> bool:
+    """Whether x is a dense CPU tensor of no subclass, with real memory and no gradient to record."""
+    if type(x) not in _EXACT:
+        return False
+    keys = _C._dispatch_keys(x)
+    if keys != _PLAIN_KEYS and keys != _INFERENCE_KEYS:
+        return False
+    return not (x.requires_grad and torch.is_grad_enabled())
 
 
 _layouts: dict[Any, _Layout] = {}  # (shape, strides) -> layout; spares suggest_memory_format's 1.6 microseconds
@@ -175,7 +183,8 @@ def _layout_of(name: str, x: torch.Tensor) -> _Layout:
         memory_format = suggest_memory_format(batch)
         dense = batch.is_contiguous(memory_format=memory_format)
         last = memory_format is torch.channels_last
-        layout = _Layout(*batch.shape, x.dim() == 4, last, memory_format, dense)
+        n, channels, h, w = batch.shape
+        layout = _Layout(n, channels, h, w, x.dim() == 4, last, memory_format, dense)
         if len(_layouts) >= _MAX_LAYOUTS:
             _layouts.clear()
         _layouts[key] = layout
@@ -207,7 +216,12 @@ def _run(
     if residual is not None:
         _check_operand("residual", residual, shape if batched else shape[1:])
     if out is None:
-        y = torch.empty(shape, dtype=torch.float32, memory_format=memory_format)
+        # new_empty is 0.3 microseconds cheaper than empty with a memory format.
+        y = (
+            torch.empty(shape, dtype=torch.float32, memory_format=memory_format)
+            if channels_last
+            else x.new_empty(shape)
+        )
     else:
         y = _checked_out(out, x, residual, shape if batched else shape[1:], memory_format)
     if not dense or x.data_ptr() & 3:
@@ -236,11 +250,6 @@ def _check_operand(name: str, value: torch.Tensor, shape: tuple[int, ...]) -> No
         raise TypeError(f"{name}: expected float32, got {value.dtype}")
     if tuple(value.shape) != tuple(shape):
         raise ValueError(f"{name}: expected the output's shape {list(shape)}, got {list(value.shape)}")
-
-
-def _check_no_gradient(*operands: torch.Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
-        raise ValueError("out: cannot be given when an operand requires a gradient")
 
 
 def _checked_out(
