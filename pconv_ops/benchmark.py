@@ -346,13 +346,18 @@ def bench_layer(spec: LayerSpec, options: BenchOptions) -> list[Row]:
     return finish_rows(rows, peak, None, options, isa, threads)
 
 
-def rows_text(rows: Sequence[Row]) -> str:
-    """The layer rows as a table; below it the rows of the net and the conditions that all share."""
+def rows_text(rows: Sequence[Row], deviations: Mapping[str, float] | None = None) -> str:
+    """The layer rows as a table, with a column of deviations by layer name if given; below it the rows of the net and
+    the conditions that all rows share."""
     columns = {"layer": "layer", "kind": "kind", "ic": "ic", "oc": "oc", "h": "h", "w": "w", "density": "density"}
     columns |= {"ms": "ms", "useful_gflops": "GFLOP/s", "peak_fraction": "of peak"}
     columns |= {"dense_ms": "torch ms", "dense_layout": "torch layout", "speedup": "speedup"}
     layers = [row for row in rows if row["scope"] == "layer"]
-    lines = [format_table(tuple(columns.values()), [[row[key] for key in columns] for row in layers])]
+    headers, cells = [*columns.values()], [[row[key] for key in columns] for row in layers]
+    if deviations is not None:
+        headers.append("deviation")
+        cells = [[*line, f"{deviations[line[0]]:.1e}"] for line in cells]
+    lines = [format_table(headers, cells)]
     for row in rows:
         if row["scope"] != "layer":
             lines.append(

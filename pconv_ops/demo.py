@@ -34,7 +34,7 @@ from .benchmark import (
 )
 from .convert import convert
 from .plots import LayerSpeed, save_speed_picture
-from .report import ConvertReport, PruneReport, format_table
+from .report import ConvertReport, PruneReport
 from .zoo import NETS, rescale_
 
 NET = "vgg16"
@@ -65,12 +65,11 @@ class DemoResult:
             f" {fewer:.2f}x fewer convolution weights; {n_fast} of {n_all} convolutions converted",
             f"image: {self.image}",
             "",
-            rows_text(self.rows),
+            rows_text(self.rows, self.deviations),
             "",
-            format_table(("output of", "deviation"), [(name, f"{d:.1e}") for name, d in self.deviations.items()]),
-            f"outputs equal: largest deviation {max(self.deviations.values()):.1e} of the largest value, allowed"
-            f" {TOLERANCE:g}; turning the image around changes the logits by {self.images_differ:.2f}",
-            "",
+            f"outputs equal: deviations are relative to the largest value of a tensor; that of the logits is"
+            f" {self.deviations['logits']:.1e}, allowed {TOLERANCE:g}",
+            f"the logits tell images apart: turning the image around changes them by {self.images_differ:.2f}",
             _speed_line("convolutions", *(sum(row[key] for row in self.rows) for key in ("ms", "dense_ms"))),
             _speed_line("whole net with its dense classifier", *self.net_ms),
             f"picture: {self.picture}",
