@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -254,3 +255,52 @@ def test_shape_file_lists_every_pruned_shape_of_vgg16(monkeypatch):
     assert set(listed.values()) == set(shapes.values()) and len(listed) == len(set(listed.values()))
     assert all(shapes[name] == spec for name, spec in listed.items())
     assert shape_id(listed["features.5"]) == "64x128x112x112"
+
+
+# ---- bench/
+
+
+def speed_rows(fraction, speedup):
+    """What check.py reads of a run with one dense and one pruned layer."""
+    common = {"isa": "avx512", "ms": 1.0, "dense_ms": speedup, "speedup": speedup}
+    return [
+        {**common, "scope": "layer", "layer": "features.0", "kind": "dense", "peak_fraction": 0.1},
+        {**common, "scope": "layer", "layer": "features.2", "kind": "conv3x3", "peak_fraction": fraction},
+        {**common, "scope": "conv_sum", "layer": None, "kind": None, "peak_fraction": fraction},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fractions", "speedup", "overhead", "failed"),
+    [
+        ([0.5, 0.9, 0.56], 4.1, 9.0, []),
+        ([0.54, 0.9, 0.5], 4.1, 9.0, ["features.2"]),
+        ([0.6, 0.6, 0.6], 3.9, 9.0, ["conv_sum"]),
+        ([0.6, 0.6, 0.6], 4.1, 10.5, ["call overhead of conv2d"]),
+    ],
+)
+def test_speed_check_takes_medians_and_fails_below_a_bar(monkeypatch, capsys, fractions, speedup, overhead, failed):
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+    import check
+
+    runs = iter(speed_rows(fraction, speedup) for fraction in fractions)
+    monkeypatch.setattr(check, "bench_once", lambda: next(runs))
+    monkeypatch.setattr(benchmark, "call_overhead_us", lambda: {"conv2d": overhead})
+    monkeypatch.setattr(sys, "argv", ["check.py", "--runs", "3"])
+    status = check.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert status == (1 if failed else 0)
+    assert [line[6:].split("  ")[0].split(" (")[0] for line in lines if line.startswith("FAIL  ")] == failed
+    assert sum(line.startswith(("PASS  ", "FAIL  ")) for line in lines) == 3
+    assert lines[-1].startswith("FAIL:" if failed else "PASS:")
+
+
+def test_bench_suites_run_every_ukernel_of_this_cpu():
+    command = [sys.executable, "-m", "pytest", "bench", "--benchmark-disable", "-v", "-k", "512x512x14x14 or call"]
+    done = subprocess.run(command, cwd=BENCH.parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    supported = [row["name"] for row in _native.isas() if row["supported"]]
+    for row in _native.ukernels():
+        ran = f"bench_ukernel[512x512x14x14-{row['name']}] PASSED" in done.stdout
+        assert ran == (row["isa"] in supported and row["stride"] == 1), row["name"]
+    assert "bench_module[512x512x14x14-pconv] PASSED" in done.stdout

@@ -145,6 +145,17 @@ def test_reader_that_leaves_early_gets_no_traceback():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("arguments", "status"), [("info", 0), ("inspect {}", 0), ("bench --layer 8,8,8,8", 2)])
+def test_without_torch(tmp_path, arguments, status):
+    path = tmp_path / "layer.pconv"
+    path.write_bytes(pconv_ops.pack(np.ones((4, 4, 3, 3), np.float32)).to_bytes())
+    program = "import sys; sys.modules['torch'] = None; from pconv_ops.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *arguments.format(path).split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    assert done.stderr == ("" if status == 0 else "pconv bench: error: needs torch: pip install 'pconv_ops[torch]'\n")
+
+
 # ---- info
 
 
