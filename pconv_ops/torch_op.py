@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ._native import PackedConv
 from .handles import read_packed, tensor_from
@@ -143,6 +144,10 @@ def _check_kinds(x: Any, residual: Any, out: Any) -> None:
             raise TypeError(f"{name}: expected a CPU tensor, got one on {value.device}")
         if value.layout is not torch.strided:
             raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+            raise RuntimeError(
+                f"{name}: pconv::conv2d has no forward-mode derivative, packed weights are for inference"
+            )
 
 
 def _is_plain(x: Any, second: Any, third: Any) -> bool:
@@ -300,7 +305,7 @@ def _conv2d_cpu(x: torch.Tensor, packed_uint8: torch.Tensor, residual: Any, acti
 
 
 def _conv2d_fake(x: torch.Tensor, packed_uint8: torch.Tensor, residual: Any, activation: str) -> torch.Tensor:
-    geometry = _parse_call(activation)[2] or Geometry.of(_packed_behind(packed_uint8))
+    geometry = _parse_call(activation)[2] or _geometry_behind(packed_uint8)
     if x.dtype is not torch.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
     batch = _batch_of("x", x)
@@ -312,21 +317,26 @@ def _conv2d_fake(x: torch.Tensor, packed_uint8: torch.Tensor, residual: Any, act
     return y if x.dim() == 4 else y.squeeze(0)
 
 
-def _packed_behind(fake: torch.Tensor) -> PackedConv:
-    """The layer whose bytes a fake tensor stands for, found by its storage in the tables of its mode.
+def _geometry_behind(fake: torch.Tensor) -> Geometry:
+    """Geometry of the layer whose bytes a fake tensor stands for.
 
-    Only for calls without geometry; those that PatternConv2d makes never need it.
+    Only for calls without geometry, as a user writes them by hand. The bytes are those of the real tensor that the fake
+    mode was shown; if several have this length, their geometries must agree.
     """
-    try:
-        tables = fake.fake_mode.fake_tensor_converter.meta_converter
-        storage_ids = [key for key, storage in tables.storage_memo.items() if storage is fake.untyped_storage()]
-        real = next(s for s, key in tables.describer.lookup_storage.items() if key in storage_ids)
-    except (AttributeError, StopIteration):
+    mode = getattr(fake, "fake_mode", None)
+    found = set()
+    if mode is not None:
+        n_bytes = int(fake.numel())
+        with _disable_current_modes():
+            for real in list(mode.fake_tensor_converter.meta_converter.describer.lookup_tensor):
+                if type(real) in _EXACT and real.dtype is torch.uint8 and real.numel() == n_bytes:
+                    found.add(Geometry.of(read_packed(real)))
+    if len(found) != 1:
         raise ValueError(
             "activation: a call that is traced without the packed bytes needs the layer's geometry after '@', as "
             "PatternConv2d gives it"
-        ) from None
-    return read_packed(torch.empty(0, dtype=torch.uint8).set_(real))
+        )
+    return found.pop()
 
 
 def _conv2d_autocast(x: torch.Tensor, packed_uint8: torch.Tensor, residual: Any, activation: str) -> torch.Tensor:
