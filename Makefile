@@ -109,9 +109,10 @@ demo: build
 bench: build
 	$(PY) -m pytest bench --benchmark-only
 
-bench-check: build
+bench-check: build aarch64
 	$(PY) -m pconv_ops bench --net vgg16 --threads 1
 	$(PY) bench/check.py
+	$(PY) bench/aarch64/count.py --layer 64,64,56,56 --fail-above 7.5e6
 
 aarch64-count: build/stamps/venv aarch64
 	$(PY) bench/aarch64/count.py --layer $(LAYER)
