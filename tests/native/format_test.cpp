@@ -1,9 +1,11 @@
 // Packed bytes: round trips, damage of every kind, layers built by hand from docs/FORMAT.md, the golden file.
 // The rules one by one are in rules_test.cpp.
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 
 #include "packed_bytes.h"
+#include "reference.h"
 
 namespace pconv_test {
 namespace {
@@ -176,14 +178,34 @@ TEST(every_truncation_and_trailing_bytes_are_noticed) {
   }
 }
 
+// The layer computes what its dense weights say; for finite weights.
+void check_output(const PackedBuilder& b, const Packed& packed, const std::vector<float>& weights) {
+  Layer layer = make_layer(b.out_channels, b.in_channels, b.groups, b.pad);
+  layer.weights = weights;
+  layer.bias = b.bias;
+  Target t{1, 9, 20, PCONV_NCHW, options().isa, ""};
+  std::vector<float> x(static_cast<size_t>(b.in_channels * t.h * t.w));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 5 % 11) - 5.0f;
+  const Reference r = reference_conv(layer, t, x.data(), nullptr);
+  std::vector<float> y(r.y.size(), kNaN);
+  run(plan(packed, t), {x.data(), nullptr, y.data(), -kInf, kInf, 1});
+  for (size_t i = 0; i < y.size(); ++i) {
+    const double error = std::fabs(static_cast<double>(y[i]) - r.y[i]);
+    CHECK(error <= error_bound(r, i, false), "output %zu: got %g, expected %g", i, static_cast<double>(y[i]), r.y[i]);
+  }
+}
+
 void check_builder(const PackedBuilder& b, const std::vector<float>& values) {
   const Bytes bytes = b.bytes();
   Packed packed;
   REQUIRE(read_bytes(bytes, &packed) == PCONV_OK, "read: %s", pconv_last_error());
   std::vector<float> bias;
-  check_equal(unpack(packed, &bias), dense_weights(b, values), "weights");
+  const std::vector<float> weights = dense_weights(b, values);
+  check_equal(unpack(packed, &bias), weights, "weights");
   check_equal(bias, b.bias, "bias");
   check_accepted(packed, bytes);
+  const bool finite = std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+  if (b.kernel_h == 3 && b.kernel_w == 3 && finite) check_output(b, packed, weights);
 }
 
 TEST(hand_built_sample) {
@@ -221,12 +243,15 @@ TEST(hand_built_fp16_weights) {
                                   0x0400, 0x7bff, 0x7c00, 0xfc00, 0x0000};
   constexpr float kFloats[] = {1.0f,     -2.0f,    0x1.554p-2f, 0x1p-24f, -0x1p-24f, 0x3ffp-24f,
                                0x1p-14f, 65504.0f, kInf,        -kInf,    0.0f};
-  std::vector<float> values;
-  for (size_t i = 0; i < size; ++i) {
-    b.weights16.push_back(kHalves[i % 11]);
-    values.push_back(kFloats[i % 11]);
+  for (const size_t n_halves : {std::size(kHalves), size_t{8}}) {  // with and without infinities
+    std::vector<float> values;
+    b.weights16.clear();
+    for (size_t i = 0; i < size; ++i) {
+      b.weights16.push_back(kHalves[i % n_halves]);
+      values.push_back(kFloats[i % n_halves]);
+    }
+    check_builder(b, values);
   }
-  check_builder(b, values);
 }
 
 TEST(hand_built_large_kernels) {
