@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
 from ._native import BackendUnavailable
 from .modules import PatternConv2d, geometry_obstacle
@@ -53,7 +54,7 @@ def convert(model: nn.Module, example_inputs: Any = None, backend: str = "cpu", 
         raise ValueError(f"fallback: expected 'auto', got {fallback!r}")
     arguments = _arguments(example_inputs)
 
-    result = copy.deepcopy(model)
+    result = _deep_copy(model)
     report = ConvertReport()
     swaps: dict[nn.Module, PatternConv2d] = {}
     for name, module in result.named_modules():
@@ -79,14 +80,21 @@ def _arguments(example_inputs: Any) -> tuple[Any, ...] | None:
     raise TypeError(f"example_inputs: expected a tensor or a tuple, got {type(example_inputs).__name__}")
 
 
+def _deep_copy(model: nn.Module) -> nn.Module:
+    """copy.deepcopy, also of modules that hold a computed weight, as torch.nn.utils.prune and weight_norm leave it:
+    torch refuses to copy those, and their hooks compute it again."""
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
+
+
 def _obstacle(conv: _ConvNd) -> str:
     """Why a convolution stays dense; '' when it is to be replaced."""
     if type(conv) is not nn.Conv2d:
-        if nn.utils.parametrize.is_parametrized(conv):
+        if parametrize.is_parametrized(conv):
             return "parametrized: remove the parametrizations first"
         return f"{type(conv).__name__} is not nn.Conv2d itself"
     if any(getattr(conv, hooks, None) for hooks in _HOOKS):
-        return "has hooks, which would be lost"
+        return "has hooks, which would be lost (of torch.nn.utils.prune: prune.remove them first)"
     if "forward" in vars(conv):
         return "its forward was replaced"
     if conv.weight.dtype is not torch.float32 or conv.weight.device.type != "cpu":

@@ -114,7 +114,7 @@ def conv2d(
         if out is not None:
             torch.autograd.graph.increment_version(out)
         return y
-    _check_kinds(x, residual, out)
+    _check_kinds(x, residual, out=out)
     text = call_text(activation, packed)
     if out is None:
         return torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text)
@@ -130,12 +130,12 @@ def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | N
     if _is_plain(x, packed_uint8, residual):
         low, high, _ = _parse_call(text)
         return _run(x, read_packed(packed_uint8), residual, low, high, None)
-    _check_kinds(x, residual, None)
+    _check_kinds(x, residual, packed=packed_uint8)
     return torch.ops.pconv.conv2d.default(x, packed_uint8, residual, text)
 
 
-def _check_kinds(x: Any, residual: Any, out: Any) -> None:
-    for name, value in (("x", x), ("residual", residual), ("out", out)):
+def _check_kinds(x: Any, residual: Any, **others: Any) -> None:
+    for name, value in (("x", x), ("residual", residual), *others.items()):
         if value is None and name != "x":
             continue
         if not isinstance(value, torch.Tensor):

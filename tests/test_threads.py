@@ -126,7 +126,7 @@ def test_sixteen_python_threads_share_a_layer(n_threads, keep_threads):
     assert sorted(done) == list(range(16))
 
 
-def test_gil_is_released(monkeypatch):
+def test_gil_is_released():
     """A Python thread makes progress while another is inside one call of the core.
 
     The interpreter hands the GIL over on its own only every `switchinterval`; set to a day, the counter can move
@@ -159,5 +159,3 @@ def test_gil_is_released(monkeypatch):
         ticker.join()
         sys.setswitchinterval(before)
     assert progress > 0
-
-
