@@ -47,10 +47,21 @@ class PackedConv:
     def density(self) -> float:
         """nnz over the dense number of weights."""
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of the arrays of docs/FORMAT.md: masks (uint64 [P, W]), filter_order, kernel_start, run_start (uint32), runs (uint32 [R, 2]), channels (uint16)."""
+        """Copies of the arrays of docs/FORMAT.md.
+
+        masks (uint64 [P, W]), filter_order, kernel_start, run_start (uint32), runs (uint32 [R, 2]), channels (uint16).
+        """
     def output_shape(self, h: int, w: int) -> tuple[int, int]:
         """(out_h, out_w); ValueError when the kernel does not fit into the padded input."""
-    def plan_info(self, n: int, h: int, w: int, channels_last: bool = False, isa: str | None = None, ukernel: str | None = None) -> dict[str, Any]:
+    def plan_info(
+        self,
+        n: int,
+        h: int,
+        w: int,
+        channels_last: bool = False,
+        isa: str | None = None,
+        ukernel: str | None = None,
+    ) -> dict[str, Any]:
         """What would run for this input: isa, ukernel, out_h, out_w, nnz, prepacked_bytes, scratch_bytes_per_thread."""
     def run(
         self,
@@ -67,7 +78,10 @@ class PackedConv:
         isa: str | None = None,
         ukernel: str | None = None,
     ) -> None:
-        """y = clamp(conv(x) + bias + residual) on fp32 buffers at addresses x, y, residual (0: none). Releases the GIL. Plans are cached by shape (bounded)."""
+        """y = clamp(conv(x) + bias + residual) on fp32 buffers at addresses x, y, residual (0: none).
+
+        Releases the GIL. Plans are cached by shape (bounded).
+        """
 
 def pack_weights(
     weight: npt.NDArray[np.float32],
