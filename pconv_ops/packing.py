@@ -197,5 +197,5 @@ def report_copy(name: str, shape: Any, strides: Any) -> None:
         warnings.warn(
             f"{name}: shape {list(shape)} with strides {list(strides)} is neither contiguous nor channels_last (or not "
             "aligned) and is copied at each call; further copies are not reported",
-            stacklevel=2,
+            stacklevel=5,
         )

@@ -98,14 +98,20 @@ def test_bits_do_not_depend_on_threads(keep_threads):
     assert np.count_nonzero(np.frombuffer(results[0], np.float32)) > 0
 
 
-@pytest.mark.parametrize("n_threads", [1, 4])
-def test_sixteen_python_threads_share_a_layer(n_threads, keep_threads):
-    """Every one of 16 x 1,000 calls gives the same bytes, also while plans of other shapes come and go."""
+@pytest.mark.parametrize(("n_threads", "kind"), [(1, "numpy"), (4, "numpy"), (4, "torch")])
+def test_sixteen_python_threads_share_a_layer(n_threads, kind, keep_threads):
+    """Every one of 16 x 1,000 calls gives the same bytes, whatever shape the others run."""
     pconv_ops.set_num_threads(n_threads)
     packed = small_layer()
+    layer = pconv_ops.PatternConv2d(packed)
+
+    def digest_of(x):
+        y = pconv_ops.conv2d(x, packed) if kind == "numpy" else layer(torch.from_numpy(x)).numpy()
+        return hashlib.sha256(y.tobytes()).digest()
+
     rng = np.random.default_rng(2)
     inputs = [rng.standard_normal((1, 8, h, 7)).astype(np.float32) for h in (5, 9)]
-    expected = [hashlib.sha256(pconv_ops.conv2d(x, packed).tobytes()).digest() for x in inputs]
+    expected = [digest_of(x) for x in inputs]
     start = threading.Barrier(16)
     wrong, done = [], []
 
@@ -113,7 +119,7 @@ def test_sixteen_python_threads_share_a_layer(n_threads, keep_threads):
         x, digest = inputs[i % 2], expected[i % 2]
         start.wait()
         for call in range(1000):
-            if hashlib.sha256(pconv_ops.conv2d(x, packed).tobytes()).digest() != digest:
+            if digest_of(x) != digest:
                 wrong.append((i, call))
         done.append(i)
 
