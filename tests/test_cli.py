@@ -1,4 +1,4 @@
-"""The pconv command: exit statuses, one-line errors, files it writes, and the README's example."""
+"""The pconv command: exit statuses, one-line errors, and the files it writes."""
 
 import copy
 import json
@@ -8,7 +8,6 @@ import re
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ import pconv_ops
 from pconv_ops import benchmark, cli
 from pconv_ops.prune import prune_
 from pconv_ops.zoo import NETS
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -396,20 +393,3 @@ def test_load_image_crops_the_centre_and_normalises(tmp_path):
     assert x.shape == (1, 3, 64, 64) and x.dtype == torch.float32 and x.is_contiguous()
     expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)
     assert torch.allclose(x[0, :, 32, 32], expected) and torch.allclose(x[0, :, 0, 4], expected)
-
-
-# ---- README
-
-
-def test_readme_example_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 12
-    space: dict = {}
-    exec(compile(blocks[0], "README.md", "exec"), space)
-    assert space["fast"].report.layers[0].chosen == "pconv"
-
-
-def test_readme_links_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "CHANGELOG.md"):
-        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
