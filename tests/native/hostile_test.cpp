@@ -164,6 +164,7 @@ constexpr HostilePlan kHostilePlans[] = {
     {"n, h, w", 1 << 30, 1 << 30, 1 << 30, 0, nullptr, nullptr},
     {"n, h, w", 1 << 3, 1 << 30, 1 << 30, 0, nullptr, nullptr},
     {"n, h, w", 0, 1 << 30, 1 << 30, 0, nullptr, nullptr},
+    {"n, h, w", 1, 1 << 30, 1 << 29, 0, nullptr, nullptr},  // 2^63 bytes: just too many
     {"layout", 1, 8, 8, 2, nullptr, nullptr},
     {"layout", 1, 8, 8, -1, nullptr, nullptr},
     {"isa", 1, 8, 8, 0, "sse9", nullptr, PCONV_UNAVAILABLE},

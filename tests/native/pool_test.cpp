@@ -212,7 +212,16 @@ bool in_child(Body body) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+// Threads of a forked child: qemu-user aborts in its own code when such a child starts one (seen with qemu 7.2 and a
+// program of std::thread and fork alone).
+void skip_under_emulation() {
+#ifdef PCONV_TESTS_EMULATED
+  throw Skip{"qemu-user aborts when a forked child starts threads"};
+#endif
+}
+
 TEST(fork_after_use) {
+  skip_under_emulation();
   alarm(kAlarmSeconds * 4);
   const Bench bench;
   const std::vector<float> want = bench.output(4);
@@ -230,6 +239,7 @@ TEST(fork_after_use) {
 
 // The fork falls into other threads' calls: their locks and workers do not exist in the child.
 TEST(fork_during_use) {
+  skip_under_emulation();
   alarm(kAlarmSeconds * 4);
   const Bench bench;
   const std::vector<float> want = bench.output(4);
@@ -252,6 +262,7 @@ TEST(fork_during_use) {
 }
 
 TEST(grandchildren_run) {
+  skip_under_emulation();
   alarm(kAlarmSeconds);
   const Bench bench;
   const std::vector<float> want = bench.output(4);
