@@ -47,6 +47,10 @@ void* operator new(size_t size, std::align_val_t align) {
   throw std::bad_alloc();
 }
 void* operator new(size_t size, const std::nothrow_t&) noexcept { return malloc(size); }
+void* operator new(size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
+  void* p = nullptr;
+  return posix_memalign(&p, static_cast<size_t>(align), size) == 0 ? p : nullptr;
+}
 void operator delete(void* p) noexcept { free(p); }
 void operator delete(void* p, size_t) noexcept { free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { free(p); }
@@ -181,7 +185,8 @@ TEST(plans) {
   const Packed packed = pack(layer);
   pconv_plan* p = nullptr;
   for (const HostilePlan& h : kHostilePlans) {
-    const pconv_plan_options plan_options = {h.n, h.h, h.w, static_cast<pconv_layout>(h.layout), h.isa, h.ukernel};
+    pconv_plan_options plan_options = {h.n, h.h, h.w, PCONV_NCHW, h.isa, h.ukernel};
+    std::memcpy(&plan_options.layout, &h.layout, sizeof h.layout);  // as a C caller could set it
     const std::string what =
         format("plan n=%lld h=%lld w=%lld layout=%d isa=%s ukernel=%s", static_cast<long long>(h.n),
                static_cast<long long>(h.h), static_cast<long long>(h.w), h.layout, h.isa ? h.isa : "-",
