@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cstring>
 
 #include "prepack.h"
 #include "run.h"
@@ -55,6 +56,18 @@ const Ukernel* choose_ukernel(const pconv_plan& plan, double kernels_per_filter)
   return best;
 }
 
+// Reading another value as the enum would already be undefined: look at its bytes first.
+pconv_status read_layout(const pconv_plan_options& options, pconv_layout* layout) {
+  int value = 0;
+  static_assert(sizeof(value) == sizeof(options.layout), "a C enum is an int");
+  std::memcpy(&value, &options.layout, sizeof(value));
+  if (value != PCONV_NCHW && value != PCONV_NHWC) {
+    return fail(PCONV_INVALID_ARGUMENT, "layout: got %d, allowed 0 (NCHW) and 1 (NHWC)", value);
+  }
+  *layout = static_cast<pconv_layout>(value);
+  return PCONV_OK;
+}
+
 pconv_status check_supported(const pconv_conv_desc& c) {
   if (c.kernel_h == 3 && c.kernel_w == 3 && c.stride_h == 1 && c.stride_w == 1 && c.dilation_h == 1 &&
       c.dilation_w == 1) {
@@ -74,10 +87,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   p.conv = desc_of(packed.view.header);
   p.n = options.n, p.h = options.h, p.w = options.w;
   p.nnz = static_cast<int64_t>(packed.view.header.n_weights);
-  p.layout = options.layout;
-  if (p.layout != PCONV_NCHW && p.layout != PCONV_NHWC) {
-    return fail(PCONV_INVALID_ARGUMENT, "layout: got %d, allowed 0 (NCHW) and 1 (NHWC)", static_cast<int>(p.layout));
-  }
+  if (const pconv_status s = read_layout(options, &p.layout)) return s;
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
   if (const pconv_status s = check_supported(p.conv)) return s;

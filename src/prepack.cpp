@@ -125,6 +125,7 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, int32_t tile_plane_b
     }
     unit_weight = weight;
   }
+  out->offsets.insert(out->offsets.end(), kKernelsAhead, 0);  // read, and prefetched, behind the last kernel
   for (size_t f = 0; f < begins.size(); ++f) {
     const uint32_t original = v.filter_order[f];
     const size_t runs_end = f + 1 < begins.size() ? begins[f + 1].runs : out->runs.size();

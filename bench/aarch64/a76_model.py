@@ -81,13 +81,14 @@ def decode(text: str) -> Instruction:
     operands = re.sub(r"<.*?>|//.*", "", operands).strip()
     if "[" in operands and not re.match(r"(fml|fmul|sdot|udot|bf|mov|dup|ins|umov)", op):
         return decode_memory(op, operands)
+    if re.match(r"(b|b\..*|cbn?z|tbn?z|ret|bl)$", op):  # before registers(): the target d040 is no register
+        reads = ["flags"] if op.startswith("b.") else registers(operands.split(",")[0]) if op[0] in "ct" else []
+        return Instruction([MicroOp("B", 1, reads, [])], 1)
     regs = registers(operands)
     if re.match(r"(fmla|fmls|fmlal|sdot|udot|bfmmla|bfdot)", op):
         return Instruction([MicroOp("V", 4, regs[1:], [regs[0]], regs[0])], 1)
     if regs and regs[0][0] == "v":
         return Instruction([MicroOp("V", 3 if op.startswith("f") else 2, regs[1:], [regs[0]])], 1)
-    if re.match(r"(b|b\..*|cbn?z|tbn?z|ret|bl)$", op):
-        return Instruction([MicroOp("B", 1, regs + (["flags"] if op.startswith("b.") else []), [])], 1)
     if op in ("cmp", "cmn", "tst", "ccmp"):
         return Instruction([MicroOp("I", 1, regs, ["flags"])], 1)
     if op in ("subs", "adds", "ands"):

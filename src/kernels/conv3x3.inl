@@ -29,27 +29,38 @@ class Conv3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
   static constexpr int kTileRowFloats = kVectors * Vec::kLanes;
+  // Per row: the unfinished last vector, and the left sum that moves into the next tile. Side by side where both are
+  // vectors (one instruction stores or loads the two), else all vectors first, so that they stay aligned.
+  static constexpr bool kCarryPairs = Vec::kSavedFloats == Vec::kLanes;
+  static constexpr int kCarryPitch = kCarryPairs ? 2 * Vec::kLanes : Vec::kLanes;
+  static constexpr int kSavedPlace = kCarryPairs ? Vec::kLanes : kRows * Vec::kLanes;
+  static constexpr int kSavedPitch = kCarryPairs ? 2 * Vec::kLanes : Vec::kSavedFloats;
+  static constexpr int kCarryFloats =
+      (kRows * (Vec::kLanes + Vec::kSavedFloats) + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
 
   static void compute(const Conv3x3Args& args) noexcept {
     float* carry = args.carry;
+    InputPrefetch input(args);
     for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
+      if constexpr (Vec::kPrefetch) {
+        if (end - filter > kFiltersAhead) prefetch_output(args, filter[kFiltersAhead]);
+        input.next_filter();
+      }
       one_filter(args, *filter, carry);
-      carry += 2 * kRows;
+      carry += kCarryFloats;
     }
   }
 
   static void pack(const PackTileArgs& args) noexcept {
-    const bool inside = args.x0 >= 0 && args.x0 + kTileRowFloats <= args.w;
+    const bool inside =
+        args.x0 >= 0 && args.x0 + kTileRowFloats <= args.w && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
     float* out = args.tile;
-    const float* plane = args.image;
-    for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride) {
-      for (int i = 0; i < kTileRows; ++i, out += kTileRowFloats) {
-        const int y = args.y0 + i;
-        if (y < 0 || y >= args.h) {
-          for (int c = 0; c < kVectors; ++c) Vec::store(out + c * Vec::kLanes, Vec::zero());
-        } else {
-          pack_row(plane + y * args.row_stride, args.x0, args.w, inside, out);
-        }
+    const float* plane = args.image + args.y0 * args.row_stride + args.x0;
+    for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride, out += kTileRows * kTileRowFloats) {
+      if (inside) {
+        pack_inside(plane, args.row_stride, out);
+      } else {
+        pack_at_edge(args, plane, out);
       }
     }
   }
@@ -57,23 +68,67 @@ class Conv3x3 {
  private:
   using Reg = Vec::Reg;
 
+  // Output lines are asked for this many filters before they are written: some 200 ns, the latency of an L3.
+  static constexpr int kFiltersAhead = 2;
+
+  static PCONV_INLINE void prefetch_output(const Conv3x3Args& args, const FilterProgram& filter) {
+    const float* out = args.out + filter.out_channel * args.plane_stride;
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args.row_stride + c * Vec::kLanes, 1, 3);
+    }
+  }
+
+  // Brings the next tile's input towards the cache, an equal share with each filter, so that packing does not wait.
+  class InputPrefetch {
+   public:
+    explicit PCONV_INLINE InputPrefetch(const Conv3x3Args& args)
+        : args_(args), plane_(args.next_input), rest_(args.next_input != nullptr ? args.n_channels : 0) {}
+    PCONV_INLINE void next_filter() {
+      for (share_ += args_.n_channels; share_ >= args_.n_filters; share_ -= args_.n_filters) {
+        if (rest_ == 0) return;
+        --rest_;
+        for (int i = 0; i < kTileRows; ++i) {
+          for (int c = 0; c < kVectors; ++c) {
+            __builtin_prefetch(plane_ + i * args_.next_row_stride + c * Vec::kLanes, 0, 2);
+          }
+        }
+        plane_ += args_.next_channel_stride;
+      }
+    }
+
+   private:
+    const Conv3x3Args& args_;
+    const float* plane_;
+    int32_t rest_;
+    int32_t share_ = 0;
+  };
+
   // sum[dx][row][vector]: dx 0, 1, 2 = taps of the left, centre and right column, not yet shifted.
   struct Sums {
     Reg sum[3][kRows][kVectors];
   };
 
-  static PCONV_INLINE void pack_row(const float* row, int x0, int w, bool inside, float* out) {
-    for (int c = 0; c < kVectors; ++c) {
-      const int x = x0 + c * Vec::kLanes;
-      Reg v;
-      if (inside) {
-        v = Vec::load_unaligned(row + x);
-      } else {
-        const int begin = x < 0 ? (-x < Vec::kLanes ? -x : Vec::kLanes) : 0;
-        const int end = w - x < Vec::kLanes ? w - x : Vec::kLanes;
-        v = end > begin ? Vec::load_lanes(row + x, begin, end) : Vec::zero();
+  static PCONV_INLINE void pack_inside(const float* row, ptrdiff_t row_stride, float* out) {
+    static_for<kTileRows>([&](auto i) PCONV_INLINE_LAMBDA {
+      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+        constexpr int kPlace = (i * kVectors + c) * Vec::kLanes;
+        Vec::store(out + kPlace, Vec::load_unaligned(row + c * Vec::kLanes));
+      });
+      row += row_stride;
+    });
+  }
+
+  // `plane` is where lane 0 of the first row would be; it may lie outside the image.
+  static PCONV_INLINE void pack_at_edge(const PackTileArgs& args, const float* plane, float* out) {
+    for (int i = 0; i < kTileRows; ++i) {
+      const bool row_inside = args.y0 + i >= 0 && args.y0 + i < args.h;
+      for (int c = 0; c < kVectors; ++c, out += Vec::kLanes) {
+        const int x = args.x0 + c * Vec::kLanes;
+        const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
+        Reg v = Vec::zero();
+        if (row_inside && begin < end) v = Vec::load_lanes(plane + i * args.row_stride + c * Vec::kLanes, begin, end);
+        Vec::store(out, v);
       }
-      Vec::store(out + c * Vec::kLanes, v);
     }
   }
 
@@ -87,11 +142,12 @@ class Conv3x3 {
     });
     const float* weights = filter.weights;
     const int32_t* offsets = filter.tile_offsets;
+    const bool prefetch = Vec::kPrefetch && args.prefetch_tile;
     for (const Run *run = filter.runs, *end = run + filter.n_runs; run != end; ++run) {
       switch (run->pattern) {
-#define PCONV_PATTERN(id, name, mask)                              \
-  case id:                                                         \
-    one_run<mask>(s, args.tile, offsets, weights, run->n_kernels); \
+#define PCONV_PATTERN(id, name, mask)                                        \
+  case id:                                                                   \
+    one_run<mask>(s, args.tile, offsets, weights, run->n_kernels, prefetch); \
     break;
 #include "pconv/patterns.def"
 #undef PCONV_PATTERN
@@ -99,91 +155,126 @@ class Conv3x3 {
           __builtin_unreachable();  // the plan takes ids from the same manifest
       }
     }
-    float* out = args.out + filter.out_channel * args.plane_stride;
+    const ptrdiff_t plane = filter.out_channel * args.plane_stride;
+    const bool inner = args.rows == kRows && args.has_prev && args.has_next && args.prev_lane_begin == 0;
     if (args.residual != nullptr) {
-      finish<true>(args, s, carry, out, args.residual + filter.out_channel * args.plane_stride);
+      finish<true, false>(args, s, carry, args.out + plane, args.residual + plane);
+    } else if (inner) {
+      finish<false, true>(args, s, carry, args.out + plane, nullptr);
     } else {
-      finish<false>(args, s, carry, out, nullptr);
+      finish<false, false>(args, s, carry, args.out + plane, nullptr);
     }
   }
 
   // All kernels of one run: n_kernels >= 1.
   template <uint32_t kMask>
   static PCONV_INLINE void one_run(Sums& s, const float* tile, const int32_t*& offsets, const float*& weights,
-                                   uint32_t n_kernels) {
+                                   uint32_t n_kernels, bool prefetch) {
     constexpr int kTaps = taps_before(kMask, 9);
+    const int32_t* const end = offsets + n_kernels;
     do {
       const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++);
       const Vec::Weights<kTaps> w(weights);
       weights += weight_pitch(kTaps);
-      static_for<kTileRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
-        constexpr int kRow = i / kVectors, kColumn = i % kVectors;
-        if constexpr (row_is_read(kMask, kRow)) {
-          const Reg v = Vec::load(plane + kRow * kTileRowFloats + kColumn * Vec::kLanes);
-          static_for<9>([&](auto tap) PCONV_INLINE_LAMBDA {
-            constexpr int kOutRow = kRow - tap / 3;
-            if constexpr (((kMask >> tap) & 1) && kOutRow >= 0 && kOutRow < kRows) {
-              Reg& sum = s.sum[tap % 3][kOutRow][kColumn];
-              sum = w.template multiply_add<taps_before(kMask, tap)>(sum, v);
-            }
-          });
-        }
+      if (Vec::kPrefetch && prefetch) prefetch_plane<kMask>(tile, offsets[kKernelsAhead - 1]);
+      constexpr int kGroup = loads_together(kTaps);
+      static_for<(kTileRows * kVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
+        Reg v[kGroup];
+        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+          constexpr int kIndex = group * kGroup + i;
+          if constexpr (vector_is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
+        });
+        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+          constexpr int kIndex = group * kGroup + i;
+          if constexpr (vector_is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
+        });
       });
-    } while (--n_kernels);
+    } while (offsets != end);
   }
 
-  // Does a tap of the mask bring tile row `row` to one of the tile's outputs?
-  static constexpr bool row_is_read(uint32_t mask, int row) {
+  // Vector kIndex of the tile's plane, times every tap that uses it.
+  template <uint32_t kMask, int kIndex, class Weights>
+  static PCONV_INLINE void add_taps(Sums& s, const Weights& w, Reg v) {
+    static_for<9>([&](auto tap) PCONV_INLINE_LAMBDA {
+      constexpr int kOutRow = kIndex / kVectors - tap / 3;
+      if constexpr (((kMask >> tap) & 1) && kOutRow >= 0 && kOutRow < kRows) {
+        Reg& sum = s.sum[tap % 3][kOutRow][kIndex % kVectors];
+        sum = w.template multiply_add<taps_before(kMask, tap)>(sum, v);
+      }
+    });
+  }
+
+  // Input vectors that are loaded before their sums begin: NEON has one instruction for two loads. Patterns with many
+  // weights have no register to spare for that.
+  static constexpr int loads_together(int n_taps) { return n_taps > 4 ? 1 : 2; }
+
+  // A tile that lies in L2 is asked for a few kernels ahead.
+  template <uint32_t kMask>
+  static PCONV_INLINE void prefetch_plane(const float* tile, int32_t offset) {
+    const char* plane = reinterpret_cast<const char*>(tile) + offset;
+    static_for<kTileRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
+      if constexpr (vector_is_read(kMask, i)) __builtin_prefetch(plane + i * sizeof(Reg), 0, 3);
+    });
+  }
+
+  // Does a tap of the mask bring vector `index` of the tile's plane to one of the outputs?
+  static constexpr bool vector_is_read(uint32_t mask, int index) {
+    const int row = index / kVectors;
+    if (row >= kTileRows) return false;
     for (int t = 0; t < 9; ++t) {
       if (((mask >> t) & 1) && row - t / 3 >= 0 && row - t / 3 < kRows) return true;
     }
     return false;
   }
 
-  // Shifts, adds as (centre + left) + right, adds the residual, clamps and stores.
-  template <bool kResidual>
+  // Shifts, adds as (centre + left) + right, adds the residual, clamps and stores. With a tile to the right the last
+  // vector of each row stays in `carry` until that tile brings the right sum of its last lane.
+  // kInner: neighbours on both sides and all rows and lanes to store, so that no row asks.
+  template <bool kResidual, bool kInner>
   static PCONV_INLINE void finish(const Conv3x3Args& args, const Sums& s, float* carry, float* out,
                                   const float* residual) {
-    const bool full = args.lane_begin == 0 && args.lane_end == kTileRowFloats;
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
+    const bool has_prev = kInner || args.has_prev, has_next = kInner || args.has_next;
+    const int rows = args.rows, prev_begin = args.prev_lane_begin, begin = args.lane_begin, end = args.lane_end;
+    ptrdiff_t row = 0;
     static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
-      if (r < args.rows) {
-        float* row = out + r * args.row_stride;
-        const float* residual_row = kResidual ? residual + r * args.row_stride : nullptr;
-        Reg below = Vec::zero();
-        if (args.has_prev) {
-          below = Vec::last_lane(carry[r]);
-          Reg last = Vec::add(Vec::broadcast(carry[kRows + r]), s.sum[2][r][0]);
-          if constexpr (kResidual) last = Vec::add(last, Vec::broadcast(residual_row[-1]));
-          row[-1] = Vec::first(Vec::clamp(last, lo, hi));
-        }
-        static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
-          const Reg left = Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]);
-          const Reg above = c + 1 < kVectors ? s.sum[2][r][c + 1 < kVectors ? c + 1 : c] : Vec::zero();
-          const Reg right = Vec::shift_down(s.sum[2][r][c], above);
-          Reg y = Vec::add(s.sum[1][r][c], left);
-          if (c + 1 == kVectors && args.has_next) {
-            Vec::store_last(carry + r, s.sum[0][r][c]);
-            Vec::store_last(carry + kRows + r, y);
-          }
-          y = Vec::add(y, right);
-          float* place = row + c * Vec::kLanes;
-          if (full) {
-            if constexpr (kResidual) y = Vec::add(y, Vec::load_unaligned(residual_row + c * Vec::kLanes));
-            Vec::store_unaligned(place, Vec::clamp(y, lo, hi));
-          } else {
-            const int begin = args.lane_begin - c * Vec::kLanes > 0 ? args.lane_begin - c * Vec::kLanes : 0;
-            const int rest = args.lane_end - c * Vec::kLanes;
-            const int end = rest < Vec::kLanes ? rest : Vec::kLanes;
-            if (begin < end) {
-              if constexpr (kResidual) {
-                y = Vec::add(y, Vec::load_lanes(residual_row + c * Vec::kLanes, begin, end));
-              }
-              Vec::store_lanes(place, Vec::clamp(y, lo, hi), begin, end);
-            }
-          }
-        });
+      if (!kInner && r >= rows) return;
+      float *const vector = carry + r * kCarryPitch, *const saved = carry + kSavedPlace + r * kSavedPitch;
+      Reg below = Vec::zero();
+      if (has_prev) {
+        below = Vec::load_saved(saved);
+        const Reg y = Vec::add(Vec::load(vector), Vec::shift_down(Vec::zero(), s.sum[2][r][0]));
+        emit<kResidual, kInner>(out, residual, row - Vec::kLanes, y, lo, hi, prev_begin, Vec::kLanes);
       }
+      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+        constexpr bool kLast = c + 1 == kVectors;
+        constexpr int kLane = c * Vec::kLanes;
+        const Reg left = Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]);
+        const Reg right = Vec::shift_down(s.sum[2][r][c], kLast ? Vec::zero() : s.sum[2][r][kLast ? c : c + 1]);
+        const Reg y = Vec::add(Vec::add(s.sum[1][r][c], left), right);
+        if (kLast && has_next) {
+          Vec::store(vector, y);
+          Vec::save_last(saved, s.sum[0][r][c]);
+        } else {
+          emit<kResidual, kInner>(out, residual, row + kLane, y, lo, hi, begin - kLane, end - kLane);
+        }
+      });
+      row += args.row_stride;
     });
+  }
+
+  // Finishes one vector of outputs at out[at]: lanes [begin, end), which may lie outside the vector; kInner: all.
+  template <bool kResidual, bool kInner>
+  static PCONV_INLINE void emit(float* out, const float* residual, ptrdiff_t at, Reg y, Reg lo, Reg hi, int begin,
+                                int end) {
+    if constexpr (kInner) {
+      Vec::store_unaligned(out + at, Vec::clamp(y, lo, hi));
+    } else {
+      begin = begin > 0 ? begin : 0;
+      end = end < Vec::kLanes ? end : Vec::kLanes;
+      if (begin >= end) return;
+      if constexpr (kResidual) y = Vec::add(y, Vec::load_lanes(residual + at, begin, end));
+      Vec::store_lanes(out + at, Vec::clamp(y, lo, hi), begin, end);
+    }
   }
 };

@@ -2,7 +2,8 @@
 
 template <int kRows, int kVectors>
 constexpr KernelInfo conv3x3_row() {
-  return {1, kRows, kVectors, Conv3x3<kRows, kVectors>::compute, Conv3x3<kRows, kVectors>::pack};
+  using Body = Conv3x3<kRows, kVectors>;
+  return {1, kRows, kVectors, Body::kCarryFloats, Body::compute, Body::pack};
 }
 
 template <int kLanes>

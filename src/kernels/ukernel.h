@@ -27,10 +27,13 @@ struct Run {
 // them as q registers.
 constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
+constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
+
 // What one filter does to a tile, in the order in which it is summed.
 struct FilterProgram {
   const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row
-  const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel
+  const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
+                                // for kKernelsAhead kernels more
   const Run* runs;
   int32_t n_runs;
   int32_t out_channel;
@@ -46,13 +49,18 @@ struct Conv3x3Args {
   int32_t n_filters;
   int32_t rows;                        // output rows to store, 1 .. the ukernel's rows
   int32_t lane_begin, lane_end;        // lanes to store
-  bool has_prev;                       // carry holds the sums of the tile to the left; out[-1] is finished here
-  bool has_next;                       // a tile follows to the right: leave its sums in carry
-  float* carry;                        // [n_filters][2][rows of the ukernel]: left sums; unfinished last column
+  bool has_prev;                       // carry holds the last vectors of the tile to the left; they are stored here
+  bool has_next;                       // a tile follows to the right: leave the last vectors in carry
+  int32_t prev_lane_begin;             // first lane of the left tile's last vector to store
+  float* carry;                        // [n_filters][carry_floats of the ukernel], aligned to kTileAlign
   float* out;                          // lane 0, row 0 of output channel 0
   const float* residual;               // as out, or null
   ptrdiff_t plane_stride, row_stride;  // of out and residual, in floats
   float clamp_min, clamp_max;
+  const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
+  ptrdiff_t next_channel_stride, next_row_stride;  // in floats
+  int32_t n_channels;
+  bool prefetch_tile;  // the tile is larger than L1: prefetch it inside the filters too
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
@@ -75,6 +83,7 @@ using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 struct KernelInfo {
   int stride;
   int rows, vectors;  // tile
+  int carry_floats;   // that one filter leaves between two tiles
   Conv3x3Fn compute;
   PackTileFn pack;
 };

@@ -13,6 +13,8 @@ struct Vec {
   static constexpr int kLanes = 1;
   static constexpr int kPeakSums = 8;  // independent sums that fill the FP pipes and fit the registers
 
+  static constexpr bool kPrefetch = false;
+
   static PCONV_INLINE Reg zero() { return 0.0f; }
   static PCONV_INLINE Reg broadcast(float x) { return x; }
   static PCONV_INLINE Reg load(const float* p) { return *p; }
@@ -34,9 +36,10 @@ struct Vec {
 
   static PCONV_INLINE Reg shift_up(Reg, Reg below) { return below; }
   static PCONV_INLINE Reg shift_down(Reg, Reg above) { return above; }
-  static PCONV_INLINE Reg last_lane(float x) { return x; }
   static PCONV_INLINE float first(Reg v) { return v; }
-  static PCONV_INLINE void store_last(float* p, Reg v) { *p = v; }
+  static constexpr int kSavedFloats = 1;
+  static PCONV_INLINE void save_last(float* p, Reg v) { *p = v; }
+  static PCONV_INLINE Reg load_saved(const float* p) { return *p; }
 
   template <int kCount>
   struct Weights {
