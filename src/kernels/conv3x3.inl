@@ -52,15 +52,19 @@ class Conv3x3 {
   }
 
   static void pack(const PackTileArgs& args) noexcept {
-    const bool inside =
-        args.x0 >= 0 && args.x0 + kTileRowFloats <= args.w && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
+    const bool columns_inside = args.x0 >= 0 && args.x0 + kTileRowFloats <= args.w;
+    const bool inside = columns_inside && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
     float* out = args.tile;
     const float* plane = args.image + args.y0 * args.row_stride + args.x0;
     for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride, out += kTileRows * kTileRowFloats) {
       if (inside) {
-        pack_inside(plane, args.row_stride, out);
+        const float* row = plane;
+        static_for<kTileRows>([&](auto i) PCONV_INLINE_LAMBDA {
+          copy_row(row, out + i * kTileRowFloats);
+          row += args.row_stride;
+        });
       } else {
-        pack_at_edge(args, plane, out);
+        pack_at_edge(args, plane, columns_inside, out);
       }
     }
   }
@@ -108,26 +112,25 @@ class Conv3x3 {
     Reg sum[3][kRows][kVectors];
   };
 
-  static PCONV_INLINE void pack_inside(const float* row, ptrdiff_t row_stride, float* out) {
-    static_for<kTileRows>([&](auto i) PCONV_INLINE_LAMBDA {
-      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
-        constexpr int kPlace = (i * kVectors + c) * Vec::kLanes;
-        Vec::store(out + kPlace, Vec::load_unaligned(row + c * Vec::kLanes));
-      });
-      row += row_stride;
-    });
+  static PCONV_INLINE void copy_row(const float* row, float* out) {
+    for (int c = 0; c < kVectors; ++c) Vec::store(out + c * Vec::kLanes, Vec::load_unaligned(row + c * Vec::kLanes));
   }
 
   // `plane` is where lane 0 of the first row would be; it may lie outside the image.
-  static PCONV_INLINE void pack_at_edge(const PackTileArgs& args, const float* plane, float* out) {
-    for (int i = 0; i < kTileRows; ++i) {
+  static PCONV_INLINE void pack_at_edge(const PackTileArgs& args, const float* plane, bool columns_inside, float* out) {
+    for (int i = 0; i < kTileRows; ++i, out += kTileRowFloats) {
+      const float* row = plane + i * args.row_stride;
       const bool row_inside = args.y0 + i >= 0 && args.y0 + i < args.h;
-      for (int c = 0; c < kVectors; ++c, out += Vec::kLanes) {
+      if (row_inside && columns_inside) {
+        copy_row(row, out);
+        continue;
+      }
+      for (int c = 0; c < kVectors; ++c) {
         const int x = args.x0 + c * Vec::kLanes;
         const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
         Reg v = Vec::zero();
-        if (row_inside && begin < end) v = Vec::load_lanes(plane + i * args.row_stride + c * Vec::kLanes, begin, end);
-        Vec::store(out, v);
+        if (row_inside && begin < end) v = Vec::load_lanes(row + c * Vec::kLanes, begin, end);
+        Vec::store(out + c * Vec::kLanes, v);
       }
     }
   }
