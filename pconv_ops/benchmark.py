@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import statistics
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from .patterns import SCP4, PatternSet
 from .prune import prune_
 from .report import PruneReport, format_table, layer_kind
 from .threads import get_num_threads, set_num_threads
+from .timing import interleave, keep_freed_memory
 from .zoo import NETS
 
 T = TypeVar("T")
@@ -49,9 +48,7 @@ PATTERN_SETS: dict[str, Callable[[], PatternSet]] = {
     "random12": lambda: PatternSet.random(12, seed=0),
 }
 TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense|: both sum thousands of fp32 terms, in different orders
-MIN_ROUND_S = 0.020  # a round repeats the call at least this long
 PEAK_ROUNDS = 5
-QUIET_S = 0.020  # torch's idle workers spin about 5 ms after a round and would take a core from the next one
 
 
 class WrongResult(RuntimeError):
@@ -106,37 +103,15 @@ def named_patterns(name: str) -> PatternSet:
     return PATTERN_SETS[name]()
 
 
-# ---- timing ----------------------------------------------------------------------------------------------------------
-
-
-def seconds_per_run(run: Callable[[], object], repeats: int) -> float:
-    """Mean seconds of `repeats` runs, after one run that is not counted."""
-    run()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
-
-
-def interleave(variants: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median milliseconds of each variant: `rounds` rounds, in each a quiet moment and >= 20 ms of every variant."""
-    if rounds < 1:
-        raise ValueError(f"rounds: got {rounds}, need >= 1")
-    repeats, times = {}, {name: [] for name in variants}  # type: dict[str, int], dict[str, list[float]]
-    for name, run in variants.items():
-        run()  # builds plans and buffers
-        repeats[name] = max(1, math.ceil(MIN_ROUND_S / max(seconds_per_run(run, 1), 1e-7)))
-    for _ in range(rounds):
-        for name, run in variants.items():
-            time.sleep(QUIET_S)
-            times[name].append(seconds_per_run(run, repeats[name]))
-    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+# ---- settings of a run -----------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def runtime(options: BenchOptions) -> Iterator[tuple[str, int]]:
-    """Both libraries at the options' thread count and plans at its ISA; yields (isa, threads), restores all on exit."""
+    """Both libraries at the options' thread count and plans at its ISA; yields (isa, threads), restores them on exit.
+    The process keeps freed memory from then on."""
     threads = get_num_threads() if options.threads is None else options.threads
+    keep_freed_memory()
     before = (get_num_threads(), torch.get_num_threads(), os.environ.get("PCONV_FORCE_ISA"))
     if options.isa is not None:
         os.environ["PCONV_FORCE_ISA"] = options.isa

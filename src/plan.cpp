@@ -30,13 +30,17 @@ Columns cut_columns(const pconv_conv_desc& conv, int64_t out_w, int64_t width) {
   return c;
 }
 
-// Predicted cycles of a layer on a tile shape, in units of one multiply-add instruction: see docs/PERFORMANCE.md.
+// Predicted work of a layer on a tile shape, in multiply-add instructions; a load counts as the share of one that the
+// table says. docs/PERFORMANCE.md has the measurements behind the weights.
 double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_per_filter) {
   const int64_t rows = u.info->rows, vectors = u.info->vectors;
-  const Columns columns = cut_columns(plan.conv, plan.out_w, vectors * u.isa->table->lanes);
+  const IsaTable& table = *u.isa->table;
+  const Columns columns = cut_columns(plan.conv, plan.out_w, vectors * table.lanes);
   const double sums = static_cast<double>(rows * vectors);
+  const double loads = static_cast<double>((rows + 2) * vectors);
+  const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   const double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
-  const double tile = 4.0 * sums * kernels_per_filter + finish;
+  const double tile = (4.0 * sums + load_cost * loads) * kernels_per_filter + finish;
   return tile * static_cast<double>(div_up(plan.out_h, rows) * columns.n_tiles);
 }
 
@@ -80,6 +84,11 @@ pconv_status check_supported(const pconv_conv_desc& c) {
 }
 
 }  // namespace
+
+int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
+  const int64_t plane = int64_t{u.info->rows + 2} * u.info->vectors * u.isa->table->lanes;
+  return plan.conv.in_channels / plan.conv.groups * plane * static_cast<int64_t>(sizeof(float));
+}
 
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan) {

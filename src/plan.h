@@ -36,6 +36,11 @@ struct pconv_plan {
 
 namespace pconv {
 
+// A packed tile up to this size stays in L1 (48 KB where it was measured) beside weights and outputs.
+constexpr int64_t kL1TileBytes = 38 * 1024;
+
+// Bytes of one packed input tile: at most kMaxGroupChannels planes, no overflow.
+int64_t tile_bytes(const pconv_plan& plan, const Ukernel& ukernel);
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan);
 

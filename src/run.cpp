@@ -16,19 +16,14 @@
 namespace pconv {
 namespace {
 
-// Above this a packed tile streams from L2 (L1 is 32 to 64 KB) and prefetching it pays: 64 channels of a tile of 8x1
-// vectors (40 KB) lose 4 % by it, 128 and more win 3 to 10 %.
-constexpr uint64_t kL1TileBytes = 48 * 1024;
-
 // Places of the parts of a thread's scratch, in bytes from its start; all multiples of kTileAlign.
 struct ScratchLayout {
   CheckedSize carry, stage_in, stage_out, total;  // the packed tile comes first
 
   explicit ScratchLayout(const pconv_plan& plan) {
     const KernelInfo& kernel = *plan.ukernel->info;
-    const auto tile_floats = checked((kernel.rows + 2) * kernel.vectors * plan.isa->table->lanes);
     const CheckedSize bytes = checked(sizeof(float));
-    carry = (tile_floats * checked(plan.conv.in_channels / plan.conv.groups) * bytes).round_up(kTileAlign);
+    carry = checked(tile_bytes(plan, *plan.ukernel)).round_up(kTileAlign);
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
@@ -147,7 +142,7 @@ void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileAr
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
-  args.prefetch_tile = ScratchLayout(p).carry.value() > kL1TileBytes;
+  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kL1TileBytes;
   float *const carry = args.carry, *const out = args.out;
   const float* const residual = args.residual;
   for (int64_t t = 0; t < p.columns.n_tiles; ++t) {

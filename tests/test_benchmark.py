@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pconv_ops import _native, benchmark
+from pconv_ops import _native, benchmark, timing
 from pconv_ops._native import BackendUnavailable
 from pconv_ops.benchmark import BenchOptions, LayerSpec, WrongResult
 from pconv_ops.threads import get_num_threads
@@ -19,68 +19,13 @@ BENCH = Path(__file__).parent.parent / "bench"
 SMALL = LayerSpec(32, 48, 12, 12)
 
 
-class Clock:
-    """Stands in for the time module: runs advance it, sleeps are noted."""
-
-    def __init__(self):
-        self.now, self.log = 0.0, []
-
-    def perf_counter(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.log.append(("sleep", seconds))
-
-    def run(self, name, durations):
-        durations = iter(durations)
-
-        def call():
-            self.now += next(durations)
-            self.log.append((name, None))
-
-        return call
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """Rounds of one call, no pauses: for tests of everything but the timing."""
-    monkeypatch.setattr(benchmark, "MIN_ROUND_S", 0.0)
-    monkeypatch.setattr(benchmark, "QUIET_S", 0.0)
+    monkeypatch.setattr(timing, "MIN_ROUND_S", 0.0)
+    monkeypatch.setattr(timing, "QUIET_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
     monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
-
-
-# ---- timing
-
-
-def test_interleave_repeats_pauses_and_alternates(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(benchmark, "time", clock)
-    forever = [0.004] * 1000
-    ms = benchmark.interleave({"ours": clock.run("ours", forever), "torch": clock.run("torch", forever)}, rounds=3)
-    assert ms == pytest.approx({"ours": 4.0, "torch": 4.0})
-    timed = clock.log[clock.log.index(("sleep", benchmark.QUIET_S)) :]
-    assert benchmark.QUIET_S >= 0.020
-    blocks = []
-    for name, _ in timed:
-        if name == "sleep":
-            blocks.append([])
-        else:
-            blocks[-1].append(name)
-    # 20 ms at 4 ms a call, and one call before the clock starts.
-    assert blocks == [["ours"] * 6, ["torch"] * 6] * 3
-
-
-def test_interleave_reports_the_median(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(benchmark, "time", clock)
-    # Building, then calibrating (2 calls), then 3 rounds of an uncounted and a counted call.
-    durations = [9.0, 0.1, 0.1, 5.0, 0.1, 5.0, 0.9, 5.0, 0.2]
-    assert benchmark.interleave({"a": clock.run("a", durations)}, rounds=3) == pytest.approx({"a": 200.0})
-
-
-def test_interleave_without_rounds_is_an_error():
-    with pytest.raises(ValueError, match="rounds: got 0"):
-        benchmark.interleave({}, rounds=0)
 
 
 def test_check_result_measures_against_the_largest_value():

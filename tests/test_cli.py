@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import pconv_ops
-from pconv_ops import benchmark, cli
+from pconv_ops import benchmark, cli, timing
 from pconv_ops.prune import prune_
 from pconv_ops.zoo import NETS
 
@@ -23,8 +23,9 @@ from pconv_ops.zoo import NETS
 @pytest.fixture
 def quick(monkeypatch):
     """Rounds of one call, no pauses."""
-    monkeypatch.setattr(benchmark, "MIN_ROUND_S", 0.0)
-    monkeypatch.setattr(benchmark, "QUIET_S", 0.0)
+    monkeypatch.setattr(timing, "MIN_ROUND_S", 0.0)
+    monkeypatch.setattr(timing, "QUIET_S", 0.0)
+    monkeypatch.setattr(timing, "WARM_S", 0.0)
     monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
 
 

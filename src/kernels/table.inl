@@ -16,5 +16,9 @@ struct Tiles<1> {
   static constexpr KernelInfo kRows[] = {conv3x3_row<4, 4>()};  // the scalar unit is there to be right
 };
 
-constexpr IsaTable kTable = {Vec::kLanes, Tiles<Vec::kLanes>::kRows,
-                             static_cast<int>(sizeof(Tiles<Vec::kLanes>::kRows) / sizeof(KernelInfo)), peak};
+constexpr IsaTable kTable = {Vec::kLanes,
+                             Vec::kLoadCostL1,
+                             Vec::kLoadCostL2,
+                             Tiles<Vec::kLanes>::kRows,
+                             static_cast<int>(sizeof(Tiles<Vec::kLanes>::kRows) / sizeof(KernelInfo)),
+                             peak};

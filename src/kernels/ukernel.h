@@ -91,6 +91,7 @@ struct KernelInfo {
 // All ukernels of one ISA.
 struct IsaTable {
   int lanes;
+  double load_cost_l1, load_cost_l2;  // of an input vector from L1 and from L2, in multiply-add instructions
   const KernelInfo* kernels;
   int n_kernels;
   PeakFn peak;

@@ -14,6 +14,7 @@ struct Vec {
   static constexpr int kPeakSums = 8;  // independent sums that fill the FP pipes and fit the registers
 
   static constexpr bool kPrefetch = false;
+  static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0;
 
   static PCONV_INLINE Reg zero() { return 0.0f; }
   static PCONV_INLINE Reg broadcast(float x) { return x; }
