@@ -76,6 +76,7 @@ cdef extern from "pconv/pconv.h" nogil:
     pconv_status pconv_get_bytes(const pconv_packed*, const void**, size_t*)
     pconv_status pconv_query_packed(const pconv_packed*, pconv_packed_info*)
     pconv_status pconv_unpack_weights(const pconv_packed*, float*, float*)
+    pconv_status pconv_get_output_size(const pconv_packed*, int64_t, int64_t, int64_t*, int64_t*)
     pconv_status pconv_plan_conv(const pconv_packed*, const pconv_plan_options*, pconv_plan**)
     void pconv_free_plan(pconv_plan*)
     pconv_status pconv_query_plan(const pconv_plan*, pconv_plan_info*)
@@ -108,8 +109,19 @@ cdef object _EXCEPTIONS = {
 
 cdef int _check(pconv_status status) except -1:
     if status != PCONV_OK:
-        raise _EXCEPTIONS[<int>status](pconv_last_error().decode())
+        raise _EXCEPTIONS[<int>status](pconv_last_error().decode("utf-8", "replace"))
     return 0
+
+
+cdef bytes _c_name(str argument, name):
+    """A name as a C string, None as None."""
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected a str, got {type(name).__name__}")
+    if "\0" in name:
+        raise ValueError(f"{argument}: got {name!r}, a name holds no NUL")
+    return name.encode("utf-8", "surrogatepass")
 
 
 cdef class _Plan:
@@ -121,7 +133,7 @@ cdef class _Plan:
         pconv_free_plan(self.handle)
 
 
-# Plans kept per layer: one for every input shape, layout and ISA seen lately.
+# Plans kept per layer, one for every input shape, layout and ISA; the one not used for longest goes first.
 cdef int _MAX_PLANS = 32
 
 
@@ -130,7 +142,7 @@ cdef class PackedConv:
 
     cdef pconv_packed* handle
     cdef pconv_packed_info info
-    cdef object plans  # OrderedDict: shape, layout, isa, ukernel -> _Plan, oldest first
+    cdef object plans  # OrderedDict: shape, layout, isa, ukernel -> _Plan, last used last
     cdef object __weakref__
 
     def __cinit__(self):
@@ -285,46 +297,41 @@ cdef class PackedConv:
             "channels": _copy(self.info.channels, self.info.n_kernels, np.uint16),
         }
 
-    def output_shape(self, h, w):
+    def output_shape(self, int64_t h, int64_t w):
         """(out_h, out_w) for an h x w map; ValueError when the kernel does not fit into the padded map."""
-        top, left, bottom, right = self.padding
-        sizes = []
-        for name, size, pad, kernel, stride, dilation in (
-            ("h", h, top + bottom, self.kernel_size[0], self.stride[0], self.dilation[0]),
-            ("w", w, left + right, self.kernel_size[1], self.stride[1], self.dilation[1]),
-        ):
-            window = dilation * (kernel - 1) + 1
-            if size < 1 or size + pad < window:
-                raise ValueError(f"{name}: got {size}, with padding {pad} the kernel needs at least {max(1, window - pad)}")
-            sizes.append((size + pad - window) // stride + 1)
-        return tuple(sizes)
+        cdef int64_t out_h = 0, out_w = 0
+        _check(pconv_get_output_size(self.handle, h, w, &out_h, &out_w))
+        return out_h, out_w
 
     cdef _Plan _plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, isa, ukernel):
+        if isa is None:
+            isa = current_isa()  # PCONV_FORCE_ISA may have changed since the last call
         key = (n, h, w, channels_last, isa, ukernel)
         cdef _Plan plan = self.plans.get(key)
-        if plan is not None:
-            return plan
+        if plan is None:
+            plan = self._make_plan(n, h, w, channels_last, _c_name("isa", isa), _c_name("ukernel", ukernel))
+            self.plans[key] = plan
+        try:
+            self.plans.move_to_end(key)
+            if len(self.plans) > _MAX_PLANS:
+                self.plans.popitem(last=False)
+        except KeyError:  # another thread evicted it meanwhile; ours lives on until the call ends
+            pass
+        return plan
+
+    cdef _Plan _make_plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, bytes isa, bytes ukernel):
         cdef pconv_plan_options options
-        isa_bytes = None if isa is None else isa.encode()
-        ukernel_bytes = None if ukernel is None else ukernel.encode()
         options.n, options.h, options.w = n, h, w
         options.layout = PCONV_NHWC if channels_last else PCONV_NCHW
-        options.isa = options.ukernel = NULL
-        if isa is not None:
-            options.isa = isa_bytes
+        options.isa = isa
+        options.ukernel = NULL
         if ukernel is not None:
-            options.ukernel = ukernel_bytes
-        plan = _Plan.__new__(_Plan)
+            options.ukernel = ukernel
+        cdef _Plan plan = _Plan.__new__(_Plan)
         cdef pconv_status status
         with nogil:
             status = pconv_plan_conv(self.handle, &options, &plan.handle)
         _check(status)
-        if len(self.plans) >= _MAX_PLANS:
-            try:
-                self.plans.popitem(last=False)
-            except KeyError:
-                pass
-        self.plans[key] = plan
         return plan
 
     def plan_info(self, int64_t n, int64_t h, int64_t w, bint channels_last=False, isa=None, ukernel=None):
@@ -446,7 +453,7 @@ def patterns():
 def measure_peak(isa=None, int n_threads=1, int rounds=5):
     """FMA peak in GFLOP/s."""
     cdef double gflops = 0
-    isa_bytes = None if isa is None else isa.encode()
+    isa_bytes = _c_name("isa", isa)
     cdef const char* name = NULL
     if isa is not None:
         name = isa_bytes
@@ -455,3 +462,6 @@ def measure_peak(isa=None, int n_threads=1, int rounds=5):
         status = pconv_measure_peak(name, n_threads, rounds, &gflops)
     _check(status)
     return gflops
+
+
+isas()  # builds the core's tables now: a fork during their first use would leave a child with a lock held

@@ -42,7 +42,7 @@ struct PeakRound {
 
 double run_peak(const PeakRound& round, int64_t iterations) {
   float values[kPeakValues];
-  for (int i = 0; i < kPeakValues; ++i) values[i] = 0.5f + static_cast<float>(i) / kPeakValues;
+  for (int i = 0; i < kPeakValues; ++i) values[i] = static_cast<float>(i + 1) / (kPeakValues + 1);
   return round.table->peak(iterations, values);
 }
 
@@ -148,6 +148,12 @@ pconv_status pconv_query_packed(const pconv_packed* packed, pconv_packed_info* i
   info->runs = reinterpret_cast<const uint32_t*>(v.runs);
   info->channels = v.channels;
   return PCONV_OK;
+}
+
+pconv_status pconv_get_output_size(const pconv_packed* packed, int64_t h, int64_t w, int64_t* out_h, int64_t* out_w) {
+  if (packed == nullptr) return null_argument("packed");
+  if (out_h == nullptr || out_w == nullptr) return null_argument("out_h, out_w");
+  return pconv::validate_map(pconv::desc_of(packed->view.header), 1, h, w, out_h, out_w);
 }
 
 pconv_status pconv_unpack_weights(const pconv_packed* packed, float* weights, float* bias) {

@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <string_view>
 
 namespace pconv {
@@ -17,8 +16,6 @@ bool has_one(std::string_view feature) {
   if (feature == "avx512bw") return __builtin_cpu_supports("avx512bw");
   if (feature == "avx512dq") return __builtin_cpu_supports("avx512dq");
   if (feature == "avx512vl") return __builtin_cpu_supports("avx512vl");
-  if (feature == "avx2") return __builtin_cpu_supports("avx2");
-  if (feature == "fma") return __builtin_cpu_supports("fma");
 #elif defined(__aarch64__)
   if (feature == "asimd") return true;  // part of the architecture
 #endif

@@ -1,4 +1,4 @@
-// CPU features. Known to dispatch only.
+// CPU features, known to dispatch only, and the number of CPUs, known to the pool.
 #ifndef PCONV_CPU_H_
 #define PCONV_CPU_H_
 

@@ -1,8 +1,6 @@
 // CRC-32 (reflected polynomial 0xEDB88320), eight bytes a step: 1-2 GB/s, so that checking never rules loading.
 #include "crc32.h"
 
-#include <cstring>
-
 namespace pconv {
 namespace {
 

@@ -20,7 +20,9 @@ PCONV_FOR_BUILT_ISAS(PCONV_DECLARE_TABLE)
 
 namespace {
 
-constexpr int kMaxIsas = 8, kMaxUkernels = 64;
+#define PCONV_COUNT_ISA(name, features) +1
+constexpr int kMaxIsas = 0 PCONV_FOR_BUILT_ISAS(PCONV_COUNT_ISA), kMaxUkernels = 32 * kMaxIsas;
+#undef PCONV_COUNT_ISA
 Isa g_isas[kMaxIsas];
 Ukernel g_ukernels[kMaxUkernels];
 

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
-#include <numeric>
 #include <vector>
 
 #include "checked.h"

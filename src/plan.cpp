@@ -1,7 +1,6 @@
 // Packed layer + input shape -> plan: which ukernel, how the output is cut into tiles, and the prepacked weights.
 #include "plan.h"
 
-#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 

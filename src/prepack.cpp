@@ -3,7 +3,6 @@
 #include "prepack.h"
 
 #include <algorithm>
-#include <cstring>
 #include <mutex>
 
 namespace pconv {
@@ -115,7 +114,7 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, int32_t tile_plane_b
   out->cost_before.push_back(0);
   uint64_t unit_weight = 0;
   for (int64_t unit = 0; unit < v.n_units(); ++unit) {
-    uint64_t weight = unit_weight;
+    uint64_t weight = 0;
     for (uint32_t b = 0; b < v.header.block; ++b) {
       weight = unit_weight;
       filter_kernels(v, covers, unit, b, &weight, &kernels);

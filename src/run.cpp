@@ -142,7 +142,7 @@ void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileAr
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
-  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kL1TileBytes;
+  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kL1Bytes;
   float *const carry = args.carry, *const out = args.out;
   const float* const residual = args.residual;
   for (int64_t t = 0; t < p.columns.n_tiles; ++t) {
@@ -152,8 +152,8 @@ void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileAr
     args.out = out + x0;
     args.residual = residual != nullptr ? residual + x0 : nullptr;
     for (int64_t g = band.chunk.group_begin; g < band.chunk.group_end; ++g) {
-      const int64_t begin = groups > 1 ? g * out_per_group : band.chunk.filter_begin;
-      const int64_t end = groups > 1 ? begin + out_per_group : band.chunk.filter_end;
+      const int64_t begin = std::max(g * out_per_group, band.chunk.filter_begin);
+      const int64_t end = std::min((g + 1) * out_per_group, band.chunk.filter_end);
       pack.image = x + g * in_per_group * pack.channel_stride;
       p.ukernel->info->pack(pack);
       if (t + 1 < p.columns.n_tiles && groups == 1) {
@@ -209,14 +209,16 @@ void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, P
 void run_task(void* context, int64_t index) noexcept {
   auto& ctx = *static_cast<RunContext*>(context);
   const pconv_plan& p = ctx.plan;
+  const Chunk chunk = chunk_at(p, ctx.schedule, index % ctx.schedule.n_chunks);
+  if (chunk.filter_begin == chunk.filter_end) return;  // one filter held more than a chunk's share of the work
   unsigned char* scratch = t_arena.at_least(ctx.scratch.total.value());
   if (scratch == nullptr) {
     ctx.out_of_memory.store(true, std::memory_order_relaxed);
     return;
   }
-  const int64_t chunk = index % ctx.schedule.n_chunks, place = index / ctx.schedule.n_chunks;
+  const int64_t place = index / ctx.schedule.n_chunks;
   const int rows = p.ukernel->info->rows;
-  Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, chunk_at(p, ctx.schedule, chunk)};
+  Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, chunk};
   band.rows = static_cast<int>(std::min<int64_t>(rows, p.out_h - band.y0));
 
   PackTileArgs pack = {};

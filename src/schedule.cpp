@@ -16,27 +16,23 @@ Schedule make_schedule(const pconv_plan& plan, int n_threads) {
   Schedule s = {1, bands};
   if (n_threads > 1 && bands > 0) {
     const int64_t wanted = (kTasksPerThread * n_threads + bands - 1) / bands;
-    const int64_t most = plan.conv.groups > 1 ? plan.conv.groups : plan.conv.out_channels / kMinFilters;
-    s.n_chunks = std::max<int64_t>(1, std::min(wanted, most));
+    s.n_chunks = std::max<int64_t>(1, std::min(wanted, plan.conv.out_channels / kMinFilters));
     s.n_tasks = bands * s.n_chunks;
   }
   return s;
 }
 
 Chunk chunk_at(const pconv_plan& plan, const Schedule& schedule, int64_t index) {
-  const int64_t groups = plan.conv.groups, per_group = plan.conv.out_channels / groups;
-  if (groups > 1) {
-    const int64_t begin = groups * index / schedule.n_chunks, end = groups * (index + 1) / schedule.n_chunks;
-    return {begin * per_group, end * per_group, begin, end};
-  }
   const std::vector<int64_t>& cost = plan.prepacked->cost_before;
-  // First filter at which at least index / n_chunks of the work is done.
+  // First filter at which at least i / n_chunks of the work is done.
   const auto boundary = [&](int64_t i) -> int64_t {
-    const int64_t share = cost.back() / schedule.n_chunks * i;
     if (i == schedule.n_chunks) return plan.conv.out_channels;
+    const int64_t share = cost.back() / schedule.n_chunks * i;
     return std::lower_bound(cost.begin(), cost.end(), share) - cost.begin();
   };
-  return {boundary(index), boundary(index + 1), 0, 1};
+  const int64_t begin = boundary(index), end = boundary(index + 1);
+  const int64_t per_group = plan.conv.out_channels / plan.conv.groups;
+  return {begin, end, begin / per_group, (end + per_group - 1) / per_group};
 }
 
 }  // namespace pconv

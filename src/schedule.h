@@ -8,8 +8,7 @@
 
 namespace pconv {
 
-// Filters [filter_begin, filter_end) in packed order: part of the only group, or all of groups [group_begin,
-// group_end).
+// Filters [filter_begin, filter_end) in packed order, and the groups [group_begin, group_end) that they belong to.
 struct Chunk {
   int64_t filter_begin, filter_end;
   int64_t group_begin, group_end;

@@ -1,4 +1,5 @@
-// Every check of arguments and bytes; below it the core only asserts.
+// Checks of arguments and bytes. What it lets through is trusted below; dispatch and plan add only what depends on the
+// build: names of ISAs and ukernels, layers without a ukernel.
 #ifndef PCONV_VALIDATE_H_
 #define PCONV_VALIDATE_H_
 

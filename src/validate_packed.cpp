@@ -61,7 +61,7 @@ pconv_status check_all_padding(const unsigned char* bytes, const pconv_packed_he
   const uint64_t n_starts = uint64_t{h.out_channels} / h.block + 1;
   const uint64_t weight_bytes = h.n_weights * (h.weight_type == PCONV_PACKED_FP16 ? 2 : 4);
   const uint64_t bias_bytes = (h.flags & PCONV_PACKED_HAS_BIAS) ? uint64_t{h.out_channels} * 4 : 0;
-  const uint64_t end = CheckedSize(checked(l.bias) + checked(bias_bytes)).round_up(PCONV_PACKED_ALIGN).value();
+  const uint64_t end = (checked(l.bias) + checked(bias_bytes)).round_up(PCONV_PACKED_ALIGN).value();
   const uint64_t spans[][2] = {{l.filter_order + uint64_t{h.out_channels} * 4, l.kernel_start},
                                {l.kernel_start + n_starts * 4, l.run_start},
                                {l.run_start + n_starts * 4, l.runs},

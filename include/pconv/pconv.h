@@ -78,6 +78,9 @@ PCONV_API pconv_status pconv_read_packed(const void* bytes, size_t n_bytes, pcon
 PCONV_API void pconv_free_packed(pconv_packed* packed);
 PCONV_API pconv_status pconv_get_bytes(const pconv_packed* packed, const void** bytes, size_t* n_bytes);
 PCONV_API pconv_status pconv_query_packed(const pconv_packed* packed, pconv_packed_info* info);
+/* Output rows and columns for an h x w input; INVALID_ARGUMENT when the kernel does not fit into the padded input. */
+PCONV_API pconv_status pconv_get_output_size(const pconv_packed* packed, int64_t h, int64_t w, int64_t* out_h,
+                                             int64_t* out_w);
 /* Writes the dense OIHW weights and, when bias is not NULL and the layer has one, the bias [out_channels]. */
 PCONV_API pconv_status pconv_unpack_weights(const pconv_packed* packed, float* weights, float* bias);
 

@@ -6,7 +6,7 @@ double peak(int64_t iterations, float* values) noexcept {
   const Vec::Reg a = Vec::broadcast(values[kPeakValues - 2]), b = Vec::broadcast(values[kPeakValues - 1]);
   static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { sum[i] = Vec::broadcast(values[i]); });
   for (int64_t k = 0; k < iterations; ++k) {
-    static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { sum[i] = Vec::fma(a, b, sum[i]); });
+    static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { sum[i] = Vec::fma(sum[i], a, b); });
   }
   Vec::Reg total = Vec::zero();
   static_for<Vec::kPeakSums>([&](auto i) PCONV_INLINE_LAMBDA { total = Vec::add(total, sum[i]); });

@@ -25,7 +25,7 @@ struct Run {
 
 // Floats a kernel with n_taps kept weights takes in FilterProgram::weights: whole groups of four, so that NEON reads
 // them as q registers.
-constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
+static constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
 constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
 
@@ -52,7 +52,7 @@ struct Conv3x3Args {
   bool has_prev;                       // carry holds the last vectors of the tile to the left; they are stored here
   bool has_next;                       // a tile follows to the right: leave the last vectors in carry
   int32_t prev_lane_begin;             // first lane of the left tile's last vector to store
-  float* carry;                        // [n_filters][carry_floats of the ukernel], aligned to kTileAlign
+  float* carry;                        // [n_filters][carry_floats of the ukernel], aligned to a vector
   float* out;                          // lane 0, row 0 of output channel 0
   const float* residual;               // as out, or null
   ptrdiff_t plane_stride, row_stride;  // of out and residual, in floats
@@ -75,8 +75,9 @@ struct PackTileArgs {
 
 using Conv3x3Fn = void (*)(const Conv3x3Args&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
-// Runs `iterations` rounds of independent multiply-adds on kPeakValues floats, which must differ or the compiler merges
-// the sums, writes one back and returns the number of floating-point operations.
+// Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
+// operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
+// back.
 constexpr int kPeakValues = 32;
 using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 

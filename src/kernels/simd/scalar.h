@@ -11,7 +11,7 @@ namespace {
 struct Vec {
   using Reg = float;
   static constexpr int kLanes = 1;
-  static constexpr int kPeakSums = 8;  // independent sums that fill the FP pipes and fit the registers
+  static constexpr int kPeakSums = 12;  // independent sums that fill the FP pipes and fit 16 registers
 
   static constexpr bool kPrefetch = false;
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0;
