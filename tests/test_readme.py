@@ -1,7 +1,9 @@
-"""The README says what is so: its example runs, its links lead somewhere."""
+"""The README says what is so: its example runs; links of all pages lead somewhere."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,7 +16,10 @@ def test_readme_example_runs():
     assert space["fast"].report.layers[0].chosen == "pconv"
 
 
-def test_readme_links_lead_somewhere():
-    for page in (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "CHANGELOG.md"):
-        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("bench/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link

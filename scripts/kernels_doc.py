@@ -1,0 +1,165 @@
+"""Writes docs/KERNELS.md, the tables of ukernels, instruction sets and patterns: kernels_doc.py [--check].
+
+Reads the sources (src/isas.def, src/kernels/, include/pconv/patterns.def), not the build, so that every ISA is listed
+wherever it runs. --check writes nothing and exits with 1 when the page is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "KERNELS.md"
+TEMPLATE = """\
+<!-- Written by scripts/kernels_doc.py: change the sources it names and run it again. -->
+# Ukernels, instruction sets, patterns
+
+Every ukernel computes 3x3 convolutions with stride 1 and dilation 1 in fp32. A plan takes the one of its instruction
+set that is predicted to need the least work for the layer's shape (`src/plan.cpp`).
+
+## Ukernels (`src/kernels/table.inl`)
+
+{ukernels}
+*Sums*: vectors of the left, the centre and the right tap column, held in registers where the register file is large
+enough. *Carry*: bytes that a filter leaves to the tile on the right. *Tile*: bytes of an input channel in the packed
+input window, which has two rows more than the outputs.
+
+## Instruction sets (`src/isas.def`, best first)
+
+{isas}
+## Patterns (`include/pconv/patterns.def`)
+
+{n_patterns} specialised 3x3 masks. Any other mask runs as the smallest one that contains it.
+
+{patterns}"""
+
+
+class Isa(NamedTuple):
+    name: str
+    architecture: str
+    features: str
+    flags: str
+    lanes: int
+    saved_floats: int  # that keep one lane for the next tile
+
+
+class Ukernel(NamedTuple):
+    name: str
+    isa: Isa
+    rows: int
+    vectors: int
+    carry_floats: int
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def find(pattern: str, text: str, where: str) -> str:
+    match = re.search(pattern, text, re.DOTALL)
+    if match is None:
+        sys.exit(f"kernels_doc.py: {where} does not look as expected: nothing matches {pattern}")
+    return match[1]
+
+
+def constant(name: str, path: str) -> int:
+    return int(find(rf"constexpr int {name} = (\d+);", read(path), path))
+
+
+def isas() -> list[Isa]:
+    found = []
+    rows = re.findall(r'^PCONV_ISA\((\w+), (\w+), "([^"]*)", "([^"]*)"\)', read("src/isas.def"), re.MULTILINE)
+    for name, architecture, features, flags in rows:
+        header = f"src/kernels/simd/{name}.h"
+        found.append(
+            Isa(name, architecture, features, flags, constant("kLanes", header), constant("kSavedFloats", header))
+        )
+    return found
+
+
+def tiles(lanes: int) -> list[tuple[int, int]]:
+    """(rows, vectors) of the table's specialisation for so many lanes, or of its general form."""
+    text = read("src/kernels/table.inl")
+    special = rf"struct Tiles<{lanes}> \{{(.*?)\n\}};"
+    body = find(special if re.search(special, text, re.DOTALL) else r"struct Tiles \{(.*?)\n\};", text, "table.inl")
+    return [(int(rows), int(vectors)) for rows, vectors in re.findall(r"conv3x3_row<(\d+), (\d+)>\(\)", body)]
+
+
+def carry_floats(isa: Isa, rows: int) -> int:
+    """Evaluates kCarryFloats of conv3x3.inl, so that the formula stands there alone."""
+    formula = find(r"constexpr int kCarryFloats =\s*([^;]+);", read("src/kernels/conv3x3.inl"), "conv3x3.inl")
+    values = {"Vec::kLanes": isa.lanes, "Vec::kSavedFloats": isa.saved_floats, "kRows": rows, "/": "//"}
+    for name, value in values.items():
+        formula = formula.replace(name, str(value))
+    return int(eval(formula, {"__builtins__": {}}))
+
+
+def ukernels() -> list[Ukernel]:
+    name = find(r'"(f32_conv3x3_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
+    return [
+        Ukernel(name % (1, rows, vectors, isa.name), isa, rows, vectors, carry_floats(isa, rows))
+        for isa in isas()
+        for rows, vectors in tiles(isa.lanes)
+    ]
+
+
+def taps_histogram() -> Counter[int]:
+    masks = re.findall(r"^PCONV_PATTERN\(\d+, \w+, (0x[0-9a-f]+)\)", read("include/pconv/patterns.def"), re.MULTILINE)
+    return Counter(bin(int(mask, 16)).count("1") for mask in masks)
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def page() -> str:
+    taps = taps_histogram()
+    kernel_rows = [
+        [
+            f"`{u.name}`",
+            u.isa.name,
+            f"{u.rows} x {u.vectors} x {u.isa.lanes}",
+            str(3 * u.rows * u.vectors),
+            str(u.carry_floats * 4),
+            str((u.rows + 2) * u.vectors * u.isa.lanes * 4),
+        ]
+        for u in ukernels()
+    ]
+    isa_rows = [
+        [
+            i.name,
+            i.architecture,
+            i.features.replace(",", ", ") or "none",
+            str(i.lanes),
+            f"`{i.flags}`" if i.flags else "none",
+        ]
+        for i in isas()
+    ]
+    return TEMPLATE.format(
+        ukernels=table(["name", "ISA", "rows x vectors x lanes", "sums", "carry", "tile"], kernel_rows),
+        isas=table(["name", "architecture", "CPU features", "fp32 lanes", "compiler flags"], isa_rows),
+        n_patterns=sum(taps.values()),
+        patterns=table(["taps", "masks"], [[str(n), str(count)] for n, count in sorted(taps.items())]),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes docs/KERNELS.md from the sources.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when the page is stale")
+    if not parser.parse_args().check:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
+        print(f"{PAGE.relative_to(ROOT)} is stale: run python scripts/kernels_doc.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

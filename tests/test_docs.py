@@ -1,0 +1,90 @@
+"""docs/ says what is so: generated tables are fresh, the example of the format is the golden file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pconv_ops import _native
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "kernels_doc.py"
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_kernels_page_is_fresh():
+    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kernels_page_stale_is_noticed(tmp_path):
+    """The check on a copy of the sources: right as it is, wrong after a row of the table is gone."""
+    for path in ("src/isas.def", "src/dispatch.cpp", "include/pconv/patterns.def", "docs/KERNELS.md"):
+        copy(path, tmp_path)
+    for path in (ROOT / "src" / "kernels").rglob("*.*"):
+        copy(str(path.relative_to(ROOT)), tmp_path)
+    script = copy("scripts/kernels_doc.py", tmp_path)
+    assert subprocess.run([sys.executable, script, "--check"]).returncode == 0
+    table = tmp_path / "src" / "kernels" / "table.inl"
+    before = table.read_text(encoding="utf-8")
+    table.write_text(re.sub(r"conv3x3_row<\d+, \d+>\(\), ", "", before, count=1), encoding="utf-8")
+    assert table.read_text(encoding="utf-8") != before
+    assert subprocess.run([sys.executable, script, "--check"], capture_output=True).returncode == 1
+
+
+def copy(path: str, root: Path) -> Path:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(read(path), encoding="utf-8")
+    return target
+
+
+def test_kernels_page_lists_what_is_built():
+    """What the sources say, read by a script, is what the compiler made of them."""
+    page = read("docs/KERNELS.md")
+    built = {isa["name"] for isa in _native.isas()}
+    listed = {}
+    for name, isa, rows, vectors, lanes in re.findall(r"\| `(\w+)` \| (\w+) \| (\d+) x (\d+) x (\d+) \|", page):
+        listed[name] = (isa, int(rows), int(vectors), int(lanes))
+    assert {name: row for name, row in listed.items() if row[0] in built} == {
+        u["name"]: (u["isa"], u["rows"], u["vectors"], u["lanes"]) for u in _native.ukernels()
+    }
+    for isa in _native.isas():
+        features = ", ".join(isa["features"]) or "none"
+        assert re.search(rf"^\| {isa['name']} \| \w+ \| {features} \| {isa['lanes']} \|", page, re.MULTILINE), isa
+    counts = [bin(mask).count("1") for _, mask in _native.patterns()]
+    histogram = {int(taps): int(masks) for taps, masks in re.findall(r"^\| (\d+) \| (\d+) \|$", page, re.MULTILINE)}
+    assert histogram == {taps: counts.count(taps) for taps in set(counts)}
+
+
+def test_format_example_is_the_golden_file():
+    lines = re.findall(
+        r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} )*[0-9a-f]{2})(?:  +(\S.*))?$", read("docs/FORMAT.md"), re.MULTILINE
+    )
+    data = b""
+    for offset, hexadecimal, _ in lines:
+        assert int(offset, 16) == len(data), offset
+        data += bytes.fromhex(hexadecimal)
+    assert data == (ROOT / "tests" / "data" / "packed_v1_small.bin").read_bytes()
+
+
+def test_format_example_explains_the_header():
+    """The words beside the header's bytes say what these hold."""
+    page = read("docs/FORMAT.md")
+    header = page[page.index("\n0000  ") : page.index("\n0080  ")]
+    said = {name: int(value, 0) for name, value in re.findall(r"(\w+) (0x[0-9a-f]+|\d+)(?=[,:\n]|$)", header[1:])}
+    data = (ROOT / "tests" / "data" / "packed_v1_small.bin").read_bytes()
+    packed = _native.PackedConv.from_bytes(data)
+    assert said["total_bytes"] == len(data)
+    assert (said["out_channels"], said["in_channels"], said["groups"]) == (
+        packed.out_channels,
+        packed.in_channels,
+        packed.groups,
+    )
+    assert tuple(said[f"pad_{side}"] for side in ("top", "left", "bottom", "right")) == packed.padding
+    assert (said["n_kernels"], said["n_weights"]) == (packed.n_kernels, packed.nnz)
+    arrays = packed.arrays()
+    assert (said["n_patterns"], said["n_runs"]) == (len(arrays["masks"]), len(arrays["runs"]))
