@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ._native import PackedConv
+from .extents import overlap, start
 from .handles import read_packed, tensor_from
 from .packing import activation_text, parse_activation, report_copy
 from .threads import get_num_threads
@@ -120,9 +121,14 @@ def conv2d(
         return torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, out)):
         raise ValueError("out: cannot be given when an operand requires a gradient")
-    y = torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text)
-    _check_operand("out", out, y.shape)
-    return out.copy_(y)
+    autocast = torch.is_autocast_enabled("cpu")
+    batch = _batch_of("x", x)
+    shape = (batch.shape[0], packed.out_channels, *packed.output_shape(int(batch.shape[2]), int(batch.shape[3])))
+    _checked_out(out, x, residual, shape if x.dim() == 4 else shape[1:], _format_of(x, batch))
+    with torch.autocast("cpu", enabled=False):  # out is fp32: nothing may be rounded on the way to it
+        if autocast:
+            x, residual = _widened(x), None if residual is None else _widened(residual)
+        return out.copy_(torch.ops.pconv.conv2d.default(x, tensor_from(packed), residual, text))
 
 
 def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | None, text: str) -> torch.Tensor:
@@ -185,7 +191,7 @@ def _layout_of(name: str, x: torch.Tensor) -> _Layout:
     layout = _layouts.get(key)
     if layout is None:
         batch = _batch_of(name, x)
-        memory_format = suggest_memory_format(batch)
+        memory_format = _format_of(x, batch)
         dense = batch.is_contiguous(memory_format=memory_format)
         last = memory_format is torch.channels_last
         n, channels, h, w = batch.shape
@@ -200,6 +206,15 @@ def _batch_of(name: str, x: torch.Tensor) -> torch.Tensor:
     if x.dim() not in (3, 4):
         raise ValueError(f"{name}: expected shape [N, C, H, W] or [C, H, W], got {list(x.shape)}")
     return x if x.dim() == 4 else x.unsqueeze(0)
+
+
+def _format_of(x: torch.Tensor, batch: torch.Tensor) -> Any:
+    """Memory format that the output of x takes; `batch` is x as [N, C, H, W]."""
+    # It cannot read the sizes that torch.jit.trace shows, and the stride that unsqueeze() makes up misleads it.
+    if x.dim() == 4 and not torch.jit.is_tracing():
+        return suggest_memory_format(batch)
+    last = not batch.is_contiguous() and batch.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _run(
@@ -262,27 +277,14 @@ def _checked_out(
 ) -> torch.Tensor:
     _check_operand("out", out, shape)
     y = _batch_of("out", out)
-    if not y.is_contiguous(memory_format=memory_format) or y.data_ptr() & 3:
+    if not y.is_contiguous(memory_format=memory_format) or start(y) & 3:
         raise ValueError(f"out: expected {memory_format} like x, got strides {list(out.stride())}")
-    if _overlap(out, x):
+    if overlap(out, x):
         raise ValueError("out: overlaps x")
-    if residual is not None and _overlap(out, residual):
-        if out.data_ptr() != residual.data_ptr() or out.stride() != residual.stride():
+    if residual is not None and overlap(out, residual):
+        if start(out) != start(residual) or out.stride() != residual.stride():
             raise ValueError("out: overlaps residual without being the same tensor")
     return y
-
-
-def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if not a.numel() or not b.numel():
-        return False
-    (a_start, a_end), (b_start, b_end) = (_extent(a), _extent(b))
-    return a_start < b_end and b_start < a_end
-
-
-def _extent(x: torch.Tensor) -> tuple[int, int]:
-    """First address and the one after the last of a tensor that is not empty."""
-    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 # ---- registration: what each dispatch key does ------------------------------------------------------------------
@@ -313,7 +315,7 @@ def _conv2d_fake(x: torch.Tensor, packed_uint8: torch.Tensor, residual: Any, act
         raise ValueError(f"x: expected {geometry.in_channels} channels, got shape {list(x.shape)}")
     size = geometry.output_size(batch.shape[2], batch.shape[3])
     shape = (batch.shape[0], geometry.out_channels, *size)
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=suggest_memory_format(batch))
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_format_of(x, batch))
     return y if x.dim() == 4 else y.squeeze(0)
 
 

@@ -107,6 +107,21 @@ def test_unbatched_equals_a_batch_of_one(layer):
     np.testing.assert_array_equal(pconv_ops.conv2d(x, layer, None, y), 2 * y)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_unbatched_channels_last_is_read_in_place(layer, monkeypatch, recwarn, convert):
+    monkeypatch.setattr(packing, "_copy_reported", False)
+    rng = np.random.default_rng(0)
+    batch = in_layout(integers(rng, (2, 6, 5, 7)), "channels_last")
+    residual, out = (in_layout(integers(rng, (2, 8, 5, 7)), "channels_last") for _ in range(2))
+    expected = pconv_ops.conv2d(batch, layer, None, residual)[1]
+    y = pconv_ops.conv2d(convert(batch)[1], layer, None, convert(residual)[1])
+    np.testing.assert_array_equal(np.asarray(y), expected)
+    assert np.asarray(y).transpose(1, 2, 0).flags.c_contiguous
+    pconv_ops.conv2d(convert(batch)[1], layer, None, convert(residual)[1], convert(out)[1])
+    np.testing.assert_array_equal(out[1], expected)
+    assert not recwarn.list
+
+
 def test_empty_batch(layer):
     assert pconv_ops.conv2d(np.zeros((0, 6, 5, 7), np.float32), layer).shape == (0, 8, 5, 7)
     y = pconv_ops.conv2d(torch.zeros(0, 6, 5, 7), layer)

@@ -65,13 +65,14 @@ def test_opcheck(layer, layout, with_residual, geometry, shape):
     assert set(result.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("strides", ["transposed", "unbatched", "one_channel", "one_pixel"])
+@pytest.mark.parametrize("strides", ["transposed", "unbatched", "unbatched_last", "one_channel", "one_pixel"])
 def test_opcheck_of_unusual_strides(strides, monkeypatch):
     channels = 1 if strides == "one_channel" else 6
     layer = pconv_ops.PatternConv2d.from_dense(pruned_conv(channels, 1 if strides == "one_channel" else 8))
     x = {
         "transposed": random(2, channels, 7, 5).transpose(2, 3),
         "unbatched": random(channels, 5, 7),
+        "unbatched_last": random(5, 7, channels).permute(2, 0, 1),
         "one_channel": random(2, 1, 5, 7).contiguous(memory_format=torch.channels_last),
         "one_pixel": random(2, channels, 1, 1).contiguous(memory_format=torch.channels_last),
     }[strides]
