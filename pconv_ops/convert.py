@@ -18,7 +18,7 @@ from ._native import BackendUnavailable
 from .modules import PatternConv2d, geometry_obstacle
 from .report import ConvertReport, LayerConversion, layer_kind
 
-# Above this density, with no kernel pruned as a whole, too little was pruned for the packed form to win.
+# From this density on too little was pruned for the packed form to win, whole kernels or single weights alike.
 _MAX_DENSITY = 0.6
 _STEM_CHANNELS = 4
 _HOOKS = (
@@ -33,8 +33,8 @@ def convert(model: nn.Module, example_inputs: Any = None, backend: str = "cpu", 
     """A deep copy of `model` with each pruned 3x3 convolution replaced; `model` itself stays as it is.
 
     Replaced is every nn.Conv2d (that very class) with a 3x3 kernel, stride 1, dilation 1, zero padding and float32
-    weights on the CPU, of which at least 40 % or some whole kernels are zero. A module used in several places is
-    replaced once and stays shared. Stems, depthwise layers, other geometries, layers with hooks or parametrizations and
+    weights on the CPU, of which more than 40 % are zero. A module used in several places is replaced once and stays
+    shared. Stems, depthwise layers, other geometries, layers with hooks or parametrizations and
     layers that nothing was pruned from stay as they are. `report` of the returned model, a ConvertReport, gives the
     choice and the reason for each convolution.
 
@@ -110,13 +110,12 @@ def _obstacle(conv: _ConvNd) -> str:
 
 
 def _density_obstacle(weight: torch.Tensor) -> str:
-    kept = weight.detach() != 0
     density = _density(weight)
-    if density < _MAX_DENSITY or not bool(kept.flatten(2).any(dim=2).all()):
+    if density < _MAX_DENSITY:
         return ""
     if density == 1.0:
         return "dense: nothing was pruned"
-    return f"dense: {density:.0%} of the weights are left and every kernel"
+    return f"dense: {density:.0%} of the weights are left, replaced are layers below {_MAX_DENSITY:.0%}"
 
 
 def _density(weight: torch.Tensor) -> float:

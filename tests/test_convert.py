@@ -191,11 +191,12 @@ def test_layers_stay_with_their_reason(case):
     assert type(fast[0]).__name__ == kind.__name__
 
 
-def test_a_dropped_kernel_is_enough():
+@pytest.mark.parametrize(("dropped", "chosen"), [(1, "dense"), (25, "dense"), (26, "pconv"), (64, "pconv")])
+def test_dropped_kernels_count_by_density(dropped, chosen):
     conv = nn.Conv2d(8, 8, 3)
     with torch.no_grad():
-        conv.weight[2, 5] = 0
-    assert convert(nn.Sequential(conv)).report.layers[0].chosen == "pconv"
+        conv.weight.view(64, 9)[:dropped] = 0  # 60 % are left between 25 and 26
+    assert convert(nn.Sequential(conv)).report.layers[0].chosen == chosen
 
 
 def test_report_lists_every_convolution(tmp_path):
