@@ -13,7 +13,7 @@ from torch import nn
 from . import torch_op
 from ._native import PackedConv
 from .handles import read_packed, tensor_from
-from .packing import activation_text, pack
+from .packing import pack
 
 
 class PatternConv2d(nn.Module):
@@ -38,7 +38,6 @@ class PatternConv2d(nn.Module):
         self.dilation = packed.dilation
         self.groups = packed.groups
         self.padding = packed.padding  # (top, left, bottom, right)
-        self.activation = activation_text(activation)
         self._call_text = torch_op.call_text(activation, packed)
         self.register_buffer("packed", tensor_from(packed))
 
@@ -56,6 +55,11 @@ class PatternConv2d(nn.Module):
             raise ValueError(f"conv: {obstacle}")
         packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return cls(packed, activation)
+
+    @property
+    def activation(self) -> str:
+        """'', 'relu', 'relu6' or 'clamp(min,max)'; fixed when the layer is made."""
+        return self._call_text.partition("@")[0]
 
     @property
     def packed_conv(self) -> PackedConv:
@@ -111,7 +115,8 @@ class PatternConv2d(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Bytes of any length load once they are known to be a layer of this geometry.
 
-        PConvFormatError: bad bytes. TypeError: not a uint8 tensor. ValueError: another geometry. Nothing was replaced.
+        PConvFormatError: bad bytes. TypeError: not a uint8 tensor. ValueError: not [n_bytes], another geometry.
+        Nothing was replaced.
         """
         value = state_dict.get(prefix + "packed")
         if value is not None:
@@ -123,6 +128,8 @@ class PatternConv2d(nn.Module):
     def _check_loaded(self, key: str, value: Any) -> None:
         if not isinstance(value, torch.Tensor) or value.dtype is not torch.uint8:
             raise TypeError(f"{key}: expected a uint8 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        if value.dim() != 1:
+            raise ValueError(f"{key}: expected shape [n_bytes], got {list(value.shape)}")
         packed = PackedConv.from_bytes(value.detach().cpu().contiguous().numpy())
         for name in ("out_channels", "in_channels", "groups", "kernel_size", "stride", "dilation", "padding"):
             if getattr(packed, name) != getattr(self, name):

@@ -200,6 +200,8 @@ def bad_states(layer):
         "other padding": (other_padding, ValueError),
         "float": (layer.packed.float(), TypeError),
         "list": ([1, 2], TypeError),
+        "column": (layer.packed[:, None], ValueError),
+        "row": (layer.packed[None], ValueError),
     }
 
 
@@ -239,6 +241,14 @@ def test_residual_and_activation():
     layer = PatternConv2d.from_dense(conv, "relu")
     x, residual = random(2, 6, 5, 7), random(2, 8, 5, 7)
     torch.testing.assert_close(layer(x, residual), torch.relu(conv(x) + residual).detach())
+
+
+def test_activation_is_fixed(layer):
+    assert layer.activation == "relu" and PatternConv2d.from_dense(pruned_conv()).activation == ""
+    assert PatternConv2d.from_dense(pruned_conv(), (-1, 1)).activation == "clamp(-1.0,1.0)"
+    with pytest.raises(AttributeError):
+        layer.activation = ""
+    assert pickle.loads(pickle.dumps(layer)).activation == "relu"
 
 
 def test_repr_says_what_it_is(layer):
