@@ -29,7 +29,7 @@ from .packing import pack
 from .patterns import SCP4, PatternSet
 from .prune import prune_
 from .report import PruneReport, format_table, layer_kind
-from .threads import get_num_threads, set_num_threads
+from .threads import get_num_threads, restored_num_threads, set_num_threads
 from .timing import interleave, keep_freed_memory
 from .zoo import NETS
 
@@ -112,21 +112,20 @@ def runtime(options: BenchOptions) -> Iterator[tuple[str, int]]:
     The process keeps freed memory from then on."""
     threads = get_num_threads() if options.threads is None else options.threads
     keep_freed_memory()
-    before = (get_num_threads(), torch.get_num_threads(), os.environ.get("PCONV_FORCE_ISA"))
+    before = (torch.get_num_threads(), os.environ.get("PCONV_FORCE_ISA"))
     if options.isa is not None:
         os.environ["PCONV_FORCE_ISA"] = options.isa
     try:
-        set_num_threads(threads)
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
+        with restored_num_threads(), torch.inference_mode():
+            set_num_threads(threads)
+            torch.set_num_threads(threads)
             yield _native.current_isa(), threads
     finally:
-        set_num_threads(before[0])
-        torch.set_num_threads(before[1])
-        if before[2] is None:
+        torch.set_num_threads(before[0])
+        if before[1] is None:
             os.environ.pop("PCONV_FORCE_ISA", None)
         else:
-            os.environ["PCONV_FORCE_ISA"] = before[2]
+            os.environ["PCONV_FORCE_ISA"] = before[1]
 
 
 def check_result(name: str, got: torch.Tensor, want: torch.Tensor) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import index
 
 from . import _native
@@ -45,6 +47,18 @@ def get_num_threads() -> int:
     # A torch that is still being imported has no such name yet.
     torch_threads = getattr(torch, "get_num_threads", None)
     return _native.get_num_threads() if torch_threads is None else min(torch_threads(), _MAX_THREADS)
+
+
+@contextmanager
+def restored_num_threads() -> Iterator[None]:
+    """Puts the setting back on exit; a number that followed torch follows it again."""
+    global _explicit
+    before = (_explicit, _native.get_num_threads())
+    try:
+        yield
+    finally:
+        _native.set_num_threads(before[1])
+        _explicit = before[0]
 
 
 def _from_environment() -> bool:

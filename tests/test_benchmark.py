@@ -149,6 +149,20 @@ def test_runtime_restores_threads_and_isa(monkeypatch):
     assert "PCONV_FORCE_ISA" not in os.environ and not torch.is_inference_mode_enabled()
 
 
+def test_runtime_leaves_a_thread_count_that_follows_torch(monkeypatch):
+    monkeypatch.setattr("pconv_ops.threads._explicit", 0)
+    monkeypatch.setattr("pconv_ops.threads._environment_read", True)
+    before = torch.get_num_threads()
+    with benchmark.runtime(BenchOptions(threads=3)):
+        assert get_num_threads() == 3
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            assert get_num_threads() == n
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unknown_isa_is_refused_and_leaves_nothing_behind(monkeypatch):
     monkeypatch.setenv("PCONV_FORCE_ISA", "scalar")
     before = get_num_threads()

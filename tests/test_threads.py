@@ -54,6 +54,19 @@ def test_follows_torch_when_nothing_is_set(keep_threads, monkeypatch):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("explicit", [0, 3])
+def test_setting_is_restored_as_it_was(keep_threads, monkeypatch, explicit):
+    monkeypatch.setattr(threads, "_explicit", explicit)
+    monkeypatch.setattr(threads, "_environment_read", True)
+    native = pconv_ops._native.get_num_threads()
+    with pytest.raises(KeyError), threads.restored_num_threads():
+        pconv_ops.set_num_threads(7)
+        assert pconv_ops.get_num_threads() == 7
+        raise KeyError
+    assert threads._explicit == explicit and pconv_ops._native.get_num_threads() == native
+    assert pconv_ops.get_num_threads() == (explicit or torch.get_num_threads())
+
+
 @pytest.mark.parametrize("value", [1.0, "2", None, True])
 def test_set_num_threads_refuses_kinds(value):
     with pytest.raises(TypeError, match="n:"):
