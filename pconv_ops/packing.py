@@ -186,6 +186,7 @@ def _pair(name: str, value: Any, low: int) -> tuple[int, int]:
     return (number, number)
 
 
+_OWN_FRAMES = ("pconv_ops", "torch")
 _copy_reported = False
 
 
@@ -197,5 +198,13 @@ def report_copy(name: str, shape: Any, strides: Any) -> None:
         warnings.warn(
             f"{name}: shape {list(shape)} with strides {list(strides)} is neither contiguous nor channels_last (or not "
             "aligned) and is copied at each call; further copies are not reported",
-            stacklevel=5,
+            stacklevel=_callers_level(),
         )
+
+
+def _callers_level() -> int:
+    """`stacklevel`, for a warning of the calling function, of the nearest frame outside this package and torch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN_FRAMES:
+        frame, level = frame.f_back, level + 1
+    return level

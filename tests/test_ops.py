@@ -177,6 +177,24 @@ def test_copies_are_reported_once(layer, monkeypatch, convert):
     assert len(record) == 1
 
 
+@pytest.mark.parametrize("call", ["numpy", "torch", "module", "model", "dispatcher"])
+def test_report_of_a_copy_names_the_callers_file(layer, monkeypatch, call):
+    monkeypatch.setattr(packing, "_copy_reported", False)
+    module = pconv_ops.PatternConv2d(layer)
+    x = np.zeros((1, 6, 7, 5), np.float32).swapaxes(2, 3)
+    tensor = torch.from_numpy(x)
+    calls = {
+        "numpy": lambda: pconv_ops.conv2d(x, layer),
+        "torch": lambda: pconv_ops.conv2d(tensor, layer),
+        "module": lambda: module(tensor),
+        "model": lambda: torch.nn.Sequential(module)(tensor),
+        "dispatcher": lambda: torch.ops.pconv.conv2d(tensor, module.packed, None, ""),
+    }
+    with pytest.warns(UserWarning, match="copied") as record:
+        calls[call]()
+    assert [warning.filename for warning in record] == [__file__]
+
+
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_dense_layouts_are_not_reported(layer, monkeypatch, recwarn, layout):
     monkeypatch.setattr(packing, "_copy_reported", False)
