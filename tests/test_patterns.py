@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pconv_ops import _native
 from pconv_ops.patterns import SCP4, PatternSet, pattern_name
 
 FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
@@ -30,6 +31,12 @@ def test_scp4_is_the_papers_set():
     assert [taps_of(mask) for mask in SCP4.masks] == expected
     assert SCP4.names == ("p010111000", "p010110010", "p000111010", "p010011010")
     assert SCP4.bits == (0x03A, 0x09A, 0x0B8, 0x0B2)
+
+
+def test_sets_agree_with_the_manifest_of_the_core():
+    manifest = [mask for _, mask in _native.patterns()]
+    assert SCP4.bits == tuple(manifest[:4])
+    assert set(PatternSet.random(126).bits) <= set(manifest)
 
 
 def test_masks_are_read_only():
