@@ -6,6 +6,7 @@ itself: the inner loops are the core's.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,22 @@ def _is_dense(images: npt.NDArray[Any], channels_last: bool) -> bool:
     return bool(ordered.flags.c_contiguous and ordered.flags.aligned)
 
 
+_ALIGNMENT = 64  # bytes: numpy aligns to 16, and then every wide store crosses a cache line (docs/PERFORMANCE.md)
+
+
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """An uninitialised contiguous array that starts at a cache line."""
+    n_bytes = 4 * math.prod(shape)
+    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + n_bytes].view(np.float32).reshape(shape)
+
+
 def _empty(shape: tuple[int, ...], channels_last: bool) -> npt.NDArray[np.float32]:
     if not channels_last:
-        return np.empty(shape, np.float32)
+        return _aligned(shape)
     n, channels, h, w = shape
-    return np.empty((n, h, w, channels), np.float32).transpose(0, 3, 1, 2)
+    return _aligned((n, h, w, channels)).transpose(0, 3, 1, 2)
 
 
 def _readable(name: str, images: npt.NDArray[np.float32], channels_last: bool) -> npt.NDArray[np.float32]:

@@ -332,3 +332,15 @@ def test_nan_passes_the_clamp_and_stays_in_its_window():
     assert np.isnan(y[0, 0, 6, 10])  # the centre tap reads it
     assert np.all(np.abs(rows - 6) <= 1) and np.all(np.abs(columns - 10) <= 1)
     assert not np.isnan(y[0, 1]).any()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_numpy_outputs_start_at_a_cache_line(channels_last):
+    packed = pack(np.ones((5, 3, 3, 3), np.float32), padding=1)
+    x = np.ones((2, 3, 7, 9), np.float32)
+    if channels_last:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for _ in range(5):
+        y = conv2d(x, packed)
+        assert y.ctypes.data % 64 == 0
+        assert y.flags.writeable
