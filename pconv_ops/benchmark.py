@@ -26,7 +26,7 @@ from .info import cpu_info
 from .modules import PatternConv2d
 from .ops import conv2d
 from .packing import pack
-from .patterns import SCP4, PatternSet
+from .patterns import named_patterns
 from .prune import prune_
 from .report import PruneReport, format_table, layer_kind
 from .threads import get_num_threads, restored_num_threads, set_num_threads
@@ -42,11 +42,6 @@ ROW_KEYS = (
     *("pattern_set", "density", "isa", "threads", "backend", "ms", "useful_gflops", "peak_fraction"),
     *("dense_ms", "dense_layout", "speedup"),
 )
-PATTERN_SETS: dict[str, Callable[[], PatternSet]] = {
-    "scp4": lambda: SCP4,
-    "random8": lambda: PatternSet.random(8, seed=0),
-    "random12": lambda: PatternSet.random(12, seed=0),
-}
 TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense|: both sum thousands of fp32 terms, in different orders
 PEAK_ROUNDS = 5
 
@@ -94,13 +89,6 @@ class ConvCase:
 def no_track(items: Sequence[T], label: str) -> Iterable[T]:
     """The silent stand-in for a progress bar."""
     return items
-
-
-def named_patterns(name: str) -> PatternSet:
-    """The pattern set of a command-line name; ValueError lists the names."""
-    if name not in PATTERN_SETS:
-        raise ValueError(f"patterns: got {name!r}, allowed: {', '.join(PATTERN_SETS)}")
-    return PATTERN_SETS[name]()
 
 
 # ---- settings of a run -----------------------------------------------------------------------------------------------

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .patterns import PATTERN_SETS, named_patterns
+
 if TYPE_CHECKING:
     from .benchmark import BenchOptions, LayerSpec
 
 PACKED_MAGIC = b"PCONVPK\n"
-NETS = ("vgg16", "vgg16_cifar")
-PATTERN_SETS = ("scp4", "random8", "random12")
+NETS = ("vgg16", "vgg16_cifar")  # of zoo.py, which needs torch
 EXTRAS = {"torch": "torch", "matplotlib": "bench", "PIL": "bench", "tqdm": "bench"}
 
 
@@ -292,7 +293,6 @@ def info() -> dict[str, Any]:
 
 def run_prune(args: argparse.Namespace) -> None:
     """pconv prune"""
-    from .benchmark import named_patterns
     from .checkpoint import conv_tree, conv_weights, load_checkpoint, save_atomically
     from .prune import prune_
 

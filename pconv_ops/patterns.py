@@ -10,7 +10,7 @@ nine taps in reading order ("p010111000" keeps up, left, centre and right).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import index
 from typing import Any
 
@@ -164,3 +164,15 @@ def _natural_bits(kernels: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 SCP4 = PatternSet(_SCP4_BITS)
+PATTERN_SETS: dict[str, Callable[[], PatternSet]] = {
+    "scp4": lambda: SCP4,
+    "random8": lambda: PatternSet.random(8, seed=0),
+    "random12": lambda: PatternSet.random(12, seed=0),
+}
+
+
+def named_patterns(name: str) -> PatternSet:
+    """The pattern set of a command-line name; ValueError lists the names."""
+    if name not in PATTERN_SETS:
+        raise ValueError(f"patterns: got {name!r}, allowed: {', '.join(PATTERN_SETS)}")
+    return PATTERN_SETS[name]()

@@ -53,6 +53,14 @@ def test_import_loads_nothing_heavy():
     assert run(f"import sys, pconv_ops; print([m for m in {heavy} if m in sys.modules])").stdout.strip() == "[]"
 
 
+def test_help_of_the_command_loads_nothing_heavy():
+    result = run(f"""{BLOCK_TORCH}
+from pconv_ops.cli import main
+main(["bench", "--help"])""")
+    assert result.returncode == 0, result.stderr
+    assert "{scp4,random8,random12}" in result.stdout
+
+
 def test_all_names_resolve():
     assert set(pconv_ops.__all__) <= set(dir(pconv_ops))
     for name in pconv_ops.__all__:
