@@ -1,5 +1,6 @@
 """docs/ says what is so: generated tables are fresh, the example of the format is the golden file."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -88,3 +89,44 @@ def test_format_example_explains_the_header():
     assert (said["n_kernels"], said["n_weights"]) == (packed.n_kernels, packed.nnz)
     arrays = packed.arrays()
     assert (said["n_patterns"], said["n_runs"]) == (len(arrays["masks"]), len(arrays["runs"]))
+
+
+def test_architecture_names_every_file():
+    page = read("docs/ARCHITECTURE.md")
+    named = {Path(name).name for name in re.findall(r"`([^`\s]+\.\w+)`", page)}
+    wanted = [
+        path
+        for folder in ("src", "include", "pconv_ops", "apps", "bench", "cmake", "scripts", "tests/native")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".c", ".cmake", ".cpp", ".def", ".h", ".in", ".inl", ".py", ".pyi", ".pyx", ".sh"}
+    ]
+    assert len(wanted) > 80
+    built = {"_native.cpp"}  # written by Cython beside its source
+    assert [str(path.relative_to(ROOT)) for path in wanted if path.name not in named | built] == []
+
+
+def imported(path: Path) -> set[str]:
+    """Sibling modules that a file imports when it runs, in functions too."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and id(node) not in for_types:
+            names |= {node.module} if node.module else {alias.name for alias in node.names}
+    return names
+
+
+def test_python_imports_go_one_way():
+    line = re.search(r"^cli -> [^`]+", read("docs/ARCHITECTURE.md"), re.MULTILINE)
+    assert line is not None
+    order = line[0].replace("->", " ").split()
+    files = {path.stem: path for path in (ROOT / "pconv_ops").glob("*.py") if not path.stem.startswith("__")}
+    assert set(order) == {*files, "_native"}
+    for name, path in files.items():
+        allowed = set(order[order.index(name) + 1 :])
+        assert imported(path) <= allowed, f"{name} imports {sorted(imported(path) - allowed)}"
