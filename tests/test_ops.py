@@ -336,11 +336,11 @@ def test_nan_passes_the_clamp_and_stays_in_its_window():
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_numpy_outputs_start_at_a_cache_line(channels_last):
-    packed = pack(np.ones((5, 3, 3, 3), np.float32), padding=1)
+    packed = pconv_ops.pack(np.ones((5, 3, 3, 3), np.float32), padding=1)
     x = np.ones((2, 3, 7, 9), np.float32)
     if channels_last:
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     for _ in range(5):
-        y = conv2d(x, packed)
+        y = pconv_ops.conv2d(x, packed)
         assert y.ctypes.data % 64 == 0
         assert y.flags.writeable
