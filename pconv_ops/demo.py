@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import _native
 from .benchmark import (
-    PEAK_ROUNDS,
     TOLERANCE,
     BenchOptions,
     Row,
@@ -155,11 +153,9 @@ def run(image: str | None, threads: int | None, out: Path, track: Track) -> Demo
         dense_outputs = outputs(model, names, x)
         deviations = compare(dense_outputs, outputs(fast, names, x))
         images_differ = image_difference(model, x, dense_outputs["logits"])
-        peak = _native.measure_peak(isa, n_threads, PEAK_ROUNDS)
-        rows = [bench_case(case, options) for case in track(conv_cases(model, x), "timing layers")]
+        rows = [bench_case(case, options, isa, n_threads) for case in track(conv_cases(model, x), "timing layers")]
         ms, dense_ms, _ = time_against_dense("whole net", lambda: fast(x), model, x, options.rounds)
-        peak = max(peak, _native.measure_peak(isa, n_threads, PEAK_ROUNDS))
-    finish_rows(rows, peak, NET, options, isa, n_threads)
+    finish_rows(rows, NET, options, isa, n_threads)
     picture = out / "demo.png"
     draw(picture, rows, pruned, peak, n_threads, isa)
     return DemoResult(str(path), pruned, fast.report, rows, deviations, images_differ, (ms, dense_ms), picture)

@@ -72,8 +72,8 @@ class Conv3x3 {
  private:
   using Reg = Vec::Reg;
 
-  // Output lines are asked for this many filters before they are written: some 200 ns, the latency of an L3.
-  static constexpr int kFiltersAhead = 2;
+  // Output lines are asked for this many filters before they are written: some 100 ns or more, the latency of an L3.
+  static constexpr int kFiltersAhead = 1;
 
   static PCONV_INLINE void prefetch_output(const Conv3x3Args& args, const FilterProgram& filter) {
     const float* out = args.out + filter.out_channel * args.plane_stride;
