@@ -156,6 +156,7 @@ def run(image: str | None, threads: int | None, out: Path, track: Track) -> Demo
         rows = [bench_case(case, options, isa, n_threads) for case in track(conv_cases(model, x), "timing layers")]
         ms, dense_ms, _ = time_against_dense("whole net", lambda: fast(x), model, x, options.rounds)
     finish_rows(rows, NET, options, isa, n_threads)
+    peak = max(row["useful_gflops"] / row["peak_fraction"] for row in rows)
     picture = out / "demo.png"
     draw(picture, rows, pruned, peak, n_threads, isa)
     return DemoResult(str(path), pruned, fast.report, rows, deviations, images_differ, (ms, dense_ms), picture)
