@@ -18,7 +18,7 @@ CORE := build/$(ARCH)-core
 QEMU := qemu-aarch64 -cpu cortex-a76 -L /usr/aarch64-linux-gnu
 CXX_FILES = $(shell find include src apps tests/native bench -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.c')
 CORE_FILES := CMakeLists.txt $(shell find cmake include src -type f)
-BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx) $(shell find cl -type f)
+BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx pconv_ops/*.pxd) $(shell find cl -type f)
 export PYTHON CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 help:

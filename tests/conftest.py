@@ -20,3 +20,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def soak(pytestconfig: pytest.Config) -> bool:
     """True when the long counts are asked for: tests choose their number of rounds by it."""
     return bool(pytestconfig.getoption("--soak"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Benchmark rounds of one call, without pauses: for tests of everything but the timing."""
+    from pconv_ops import benchmark, timing  # only where torch is wanted
+
+    for name in ("MIN_ROUND_S", "QUIET_S", "WARM_S"):
+        monkeypatch.setattr(timing, name, 0.0)
+    monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)

@@ -10,22 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from pconv_ops import _native, benchmark, timing
+from pconv_ops import _native, benchmark
 from pconv_ops._native import BackendUnavailable
 from pconv_ops.benchmark import BenchOptions, LayerSpec, WrongResult
 from pconv_ops.threads import get_num_threads
 
 BENCH = Path(__file__).parent.parent / "bench"
 SMALL = LayerSpec(32, 48, 12, 12)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Rounds of one call, no pauses: for tests of everything but the timing."""
-    monkeypatch.setattr(timing, "MIN_ROUND_S", 0.0)
-    monkeypatch.setattr(timing, "QUIET_S", 0.0)
-    monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
 
 
 def test_check_result_measures_against_the_largest_value():

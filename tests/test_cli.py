@@ -15,18 +15,9 @@ import torch
 from torch import nn
 
 import pconv_ops
-from pconv_ops import benchmark, cli, timing
+from pconv_ops import benchmark, cli
 from pconv_ops.prune import prune_
 from pconv_ops.zoo import NETS
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Rounds of one call, no pauses."""
-    monkeypatch.setattr(timing, "MIN_ROUND_S", 0.0)
-    monkeypatch.setattr(timing, "QUIET_S", 0.0)
-    monkeypatch.setattr(timing, "WARM_S", 0.0)
-    monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
 
 
 def small_net():
