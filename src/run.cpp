@@ -69,8 +69,9 @@ struct RunContext {
 
 // One task's place in the tensors.
 struct Band {
-  int64_t image, y0;  // first output row
-  int rows;           // output rows
+  int64_t image, y0;     // first output row
+  int rows;              // output rows
+  int64_t rows_to_next;  // from here to the band that this thread will probably take next
   Chunk chunk;
 };
 
@@ -134,6 +135,22 @@ void set_lanes(const pconv_plan& p, int64_t t, Conv3x3Args* args) {
   args->lane_end = static_cast<int32_t>(std::max<int64_t>(end, 0));
 }
 
+// What to prefetch while tile t runs: the input of the next tile, and from the last tile of a band the first tile of
+// the band that this thread will probably take next, whose pages nobody has touched yet.
+void set_prefetch(const pconv_plan& p, const Band& band, int64_t t, const PackTileArgs& pack, Conv3x3Args* args) {
+  args->next_input = nullptr;
+  args->next_out = nullptr;
+  if (p.conv.groups > 1) return;
+  if (t + 1 < p.columns.n_tiles) {
+    args->next_input = pack.image + pack.y0 * pack.row_stride + pack.x0 + p.columns.step;
+    return;
+  }
+  const int64_t down = band.rows_to_next, rows = p.ukernel->info->rows;
+  if (p.layout != PCONV_NCHW || band.y0 + down + rows > p.out_h || pack.y0 + down + rows + 2 > p.h) return;
+  args->next_input = pack.image + (pack.y0 + down) * pack.row_stride;
+  args->next_out = args->out - (p.columns.begin + t * p.columns.step) + down * args->row_stride;
+}
+
 // All tiles of a band, left to right. `x` is the plane of input channel 0 and `pack` says where its rows lie;
 // `out` in `args` is row y0, column 0 of output channel 0.
 void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileArgs pack, Conv3x3Args args) {
@@ -156,11 +173,7 @@ void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileAr
       const int64_t end = std::min((g + 1) * out_per_group, band.chunk.filter_end);
       pack.image = x + g * in_per_group * pack.channel_stride;
       p.ukernel->info->pack(pack);
-      if (t + 1 < p.columns.n_tiles && groups == 1) {
-        args.next_input = pack.image + pack.y0 * pack.row_stride + pack.x0 + p.columns.step;
-      } else {
-        args.next_input = nullptr;
-      }
+      set_prefetch(p, band, t, pack, &args);
       args.filters = p.prepacked->filters.data() + begin;
       args.n_filters = static_cast<int32_t>(end - begin);
       args.carry = carry + (begin - band.chunk.filter_begin) * p.ukernel->info->carry_floats;
@@ -218,7 +231,7 @@ void run_task(void* context, int64_t index) noexcept {
   }
   const int64_t place = index / ctx.schedule.n_chunks;
   const int rows = p.ukernel->info->rows;
-  Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, chunk};
+  Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, ctx.schedule.bands_ahead * rows, chunk};
   band.rows = static_cast<int>(std::min<int64_t>(rows, p.out_h - band.y0));
 
   PackTileArgs pack = {};

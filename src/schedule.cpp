@@ -13,7 +13,7 @@ constexpr int64_t kTasksPerThread = 4, kMinFilters = 16;
 
 Schedule make_schedule(const pconv_plan& plan, int n_threads) {
   const int64_t bands = plan.n * plan.n_bands();
-  Schedule s = {1, bands};
+  Schedule s = {1, bands, n_threads};
   if (n_threads > 1 && bands > 0) {
     const int64_t wanted = (kTasksPerThread * n_threads + bands - 1) / bands;
     s.n_chunks = std::max<int64_t>(1, std::min(wanted, plan.conv.out_channels / kMinFilters));

@@ -18,6 +18,7 @@ struct Chunk {
 struct Schedule {
   int64_t n_chunks;
   int64_t n_tasks;
+  int64_t bands_ahead;  // how many bands further a thread's next task probably lies (tasks are handed out in order)
 };
 
 Schedule make_schedule(const pconv_plan& plan, int n_threads);

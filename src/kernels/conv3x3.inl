@@ -43,7 +43,8 @@ class Conv3x3 {
     InputPrefetch input(args);
     for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
       if constexpr (Vec::kPrefetch) {
-        if (end - filter > kFiltersAhead) prefetch_output(args, filter[kFiltersAhead]);
+        if (end - filter > kFiltersAhead) prefetch_output(args, args.out, filter[kFiltersAhead]);
+        if (args.next_out != nullptr) prefetch_output(args, args.next_out, *filter);
         input.next_filter();
       }
       one_filter(args, *filter, carry);
@@ -75,8 +76,8 @@ class Conv3x3 {
   // Output lines are asked for this many filters before they are written: some 100 ns or more, the latency of an L3.
   static constexpr int kFiltersAhead = 1;
 
-  static PCONV_INLINE void prefetch_output(const Conv3x3Args& args, const FilterProgram& filter) {
-    const float* out = args.out + filter.out_channel * args.plane_stride;
+  static PCONV_INLINE void prefetch_output(const Conv3x3Args& args, const float* lines, const FilterProgram& filter) {
+    const float* out = lines + filter.out_channel * args.plane_stride;
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args.row_stride + c * Vec::kLanes, 1, 3);
     }

@@ -60,7 +60,8 @@ struct Conv3x3Args {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  bool prefetch_tile;  // the tile is larger than L1: prefetch it inside the filters too
+  const float* next_out;  // for prefetching: as out, of the first tile of this thread's next band; null: not now
+  bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
