@@ -238,7 +238,7 @@ def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int) ->
         def ours() -> torch.Tensor:
             return conv2d(x, packed)
 
-    # The clock drifts by 10 % in seconds: the peak that counts is measured right before and after the layer.
+    # The machine's speed drifts within seconds: the peak that counts is measured right before and after the layer.
     peak = _native.measure_peak(isa, threads, PEAK_ROUNDS)
     ms, dense_ms, layout = time_against_dense(case.name, ours, conv, x, options.rounds)
     peak = max(peak, _native.measure_peak(isa, threads, PEAK_ROUNDS))
