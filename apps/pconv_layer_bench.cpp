@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -221,6 +222,18 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
   return PlanPtr(plan);
 }
 
+// Aligned to a cache line, as torch's tensors are.
+struct FreeBuffer {
+  void operator()(float* p) const { ::operator delete (p, kCacheLine); }
+  static constexpr std::align_val_t kCacheLine{64};
+};
+using Buffer = std::unique_ptr<float[], FreeBuffer>;
+
+Buffer allocate(int64_t n_floats) {
+  const size_t bytes = static_cast<size_t>(n_floats) * sizeof(float);
+  return Buffer(static_cast<float*>(::operator new (bytes, FreeBuffer::kCacheLine)));
+}
+
 // Median over rounds of the milliseconds of one run.
 double measure_ms(const Options& options, const pconv_plan* plan, const pconv_run_args& args) {
   using Clock = std::chrono::steady_clock;
@@ -242,12 +255,12 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
   Result result = {};
   check(pconv_query_plan(plan.get(), &result.plan));
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
-  std::vector<float> x(static_cast<size_t>(options.in_channels * options.h * options.w));
-  for (float& value : x) value = uniform(*rng);
-  std::vector<float> y(static_cast<size_t>(options.out_channels * result.plan.out_h * result.plan.out_w));
+  const int64_t n_in = options.in_channels * options.h * options.w;
+  const Buffer x = allocate(n_in), y = allocate(options.out_channels * result.plan.out_h * result.plan.out_w);
+  for (int64_t i = 0; i < n_in; ++i) x.get()[i] = uniform(*rng);
   pconv_run_args args = {};
-  args.x = x.data();
-  args.y = y.data();
+  args.x = x.get();
+  args.y = y.get();
   args.clamp_min = 0.0f;
   args.clamp_max = std::numeric_limits<float>::infinity();
   args.n_threads = options.threads;

@@ -45,7 +45,6 @@ class Isa(NamedTuple):
     features: str
     flags: str
     lanes: int
-    saved_floats: int  # that keep one lane for the next tile
 
 
 class Ukernel(NamedTuple):
@@ -77,7 +76,7 @@ def isas() -> list[Isa]:
     for name, architecture, features, flags in rows:
         header = f"src/kernels/simd/{name}.h"
         found.append(
-            Isa(name, architecture, features, flags, constant("kLanes", header), constant("kSavedFloats", header))
+            Isa(name, architecture, features, flags, constant("kLanes", header))
         )
     return found
 
@@ -92,9 +91,10 @@ def tiles(lanes: int) -> list[tuple[int, int]]:
 
 def carry_floats(isa: Isa, rows: int) -> int:
     """Evaluates kCarryFloats of conv3x3.inl, so that the formula stands there alone."""
-    formula = find(r"constexpr int kCarryFloats =\s*([^;]+);", read("src/kernels/conv3x3.inl"), "conv3x3.inl")
-    values = {"Vec::kLanes": isa.lanes, "Vec::kSavedFloats": isa.saved_floats, "kRows": rows, "/": "//"}
-    for name, value in values.items():
+    text = read("src/kernels/conv3x3.inl")
+    pitch = find(r"constexpr int kCarryPitch = ([^;]+);", text, "conv3x3.inl")
+    formula = find(r"constexpr int kCarryFloats = ([^;]+);", text, "conv3x3.inl").replace("kCarryPitch", pitch)
+    for name, value in {"Vec::kLanes": isa.lanes, "kRows": rows}.items():
         formula = formula.replace(name, str(value))
     return int(eval(formula, {"__builtins__": {}}))
 

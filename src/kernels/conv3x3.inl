@@ -29,14 +29,10 @@ class Conv3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
   static constexpr int kTileRowFloats = kVectors * Vec::kLanes;
-  // Per row: the unfinished last vector, and the left sum that moves into the next tile. Side by side where both are
-  // vectors (one instruction stores or loads the two), else all vectors first, so that they stay aligned.
-  static constexpr bool kCarryPairs = Vec::kSavedFloats == Vec::kLanes;
-  static constexpr int kCarryPitch = kCarryPairs ? 2 * Vec::kLanes : Vec::kLanes;
-  static constexpr int kSavedPlace = kCarryPairs ? Vec::kLanes : kRows * Vec::kLanes;
-  static constexpr int kSavedPitch = kCarryPairs ? 2 * Vec::kLanes : Vec::kSavedFloats;
-  static constexpr int kCarryFloats =
-      (kRows * (Vec::kLanes + Vec::kSavedFloats) + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
+  // Per row: the unfinished last vector, then the vector whose last left sum moves into the next tile. Whole vectors: one
+  // instruction stores or loads the two on NEON, and on AVX-512 storing single lanes costs more than the memory saves.
+  static constexpr int kCarryPitch = 2 * Vec::kLanes;
+  static constexpr int kCarryFloats = kRows * kCarryPitch;
 
   static void compute(const Conv3x3Args& args) noexcept {
     float* carry = args.carry;
@@ -94,7 +90,8 @@ class Conv3x3 {
         --rest_;
         for (int i = 0; i < kTileRows; ++i) {
           for (int c = 0; c < kVectors; ++c) {
-            __builtin_prefetch(plane_ + i * args_.next_row_stride + c * Vec::kLanes, 0, 2);
+            // The last float: where rows do not start on a line, the first one's line came with the tile before.
+            __builtin_prefetch(plane_ + i * args_.next_row_stride + (c + 1) * Vec::kLanes - 1, 0, 2);
           }
         }
         plane_ += args_.next_channel_stride;
@@ -106,6 +103,14 @@ class Conv3x3 {
     const float* plane_;
     int32_t rest_;
     int32_t share_ = 0;
+  };
+
+  // Ways to end a filter, so that frequent tiles ask nothing per row.
+  enum class Finish {
+    kInner,     // tiles on both sides, all rows and lanes
+    kAlone,     // sums neither come nor go, all rows
+    kAny,
+    kResidual,  // any, with a residual
   };
 
   // sum[dx][row][vector]: dx 0, 1, 2 = taps of the left, centre and right column, not yet shifted.
@@ -130,7 +135,7 @@ class Conv3x3 {
         const int x = args.x0 + c * Vec::kLanes;
         const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
         Reg v = Vec::zero();
-        if (row_inside && begin < end) v = Vec::load_lanes(row + c * Vec::kLanes, begin, end);
+        if (row_inside && begin < end) v = Vec::load_lanes(row + c * Vec::kLanes, Vec::lanes(begin, end));
         Vec::store(out + c * Vec::kLanes, v);
       }
     }
@@ -159,14 +164,17 @@ class Conv3x3 {
           __builtin_unreachable();  // the plan takes ids from the same manifest
       }
     }
-    const ptrdiff_t plane = filter.out_channel * args.plane_stride;
-    const bool inner = args.rows == kRows && args.has_prev && args.has_next && args.prev_lane_begin == 0;
+    float* const out = args.out + filter.out_channel * args.plane_stride;
+    const bool all_rows = args.rows == kRows;
+    const bool inner = all_rows && args.has_prev && args.has_next && args.prev_lane_begin == 0;
     if (args.residual != nullptr) {
-      finish<true, false>(args, s, carry, args.out + plane, args.residual + plane);
+      finish<Finish::kResidual>(args, s, carry, out, args.residual + (out - args.out));
     } else if (inner) {
-      finish<false, true>(args, s, carry, args.out + plane, nullptr);
+      finish<Finish::kInner>(args, s, carry, out, nullptr);
+    } else if (Vec::kLanes > 4 && all_rows && !args.has_prev && !args.has_next) {  // short vectors hardly ever overlap
+      finish<Finish::kAlone>(args, s, carry, out, nullptr);
     } else {
-      finish<false, false>(args, s, carry, args.out + plane, nullptr);
+      finish<Finish::kAny>(args, s, carry, out, nullptr);
     }
   }
 
@@ -233,52 +241,46 @@ class Conv3x3 {
 
   // Shifts, adds as (centre + left) + right, adds the residual, clamps and stores. With a tile to the right the last
   // vector of each row stays in `carry` until that tile brings the right sum of its last lane.
-  // kInner: neighbours on both sides and all rows and lanes to store, so that no row asks.
-  template <bool kResidual, bool kInner>
+  template <Finish kKind>
   static PCONV_INLINE void finish(const Conv3x3Args& args, const Sums& s, float* carry, float* out,
                                   const float* residual) {
+    constexpr bool kInner = kKind == Finish::kInner, kAllRows = kInner || kKind == Finish::kAlone;
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
-    const bool has_prev = kInner || args.has_prev, has_next = kInner || args.has_next;
-    const int rows = args.rows, prev_begin = args.prev_lane_begin, begin = args.lane_begin, end = args.lane_end;
+    const bool has_prev = kInner || (kKind != Finish::kAlone && args.has_prev);
+    const bool has_next = kInner || (kKind != Finish::kAlone && args.has_next);
+    const int prev_begin = args.prev_lane_begin, begin = args.lane_begin, end = args.lane_end;
+    const auto emit = [&](ptrdiff_t at, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {
+      if constexpr (kKind == Finish::kResidual) y = Vec::add(y, Vec::load_lanes(residual + at, stored));
+      y = Vec::clamp(y, lo, hi);
+      if constexpr (kInner) {
+        Vec::store_unaligned(out + at, y);
+      } else {
+        Vec::store_lanes(out + at, y, stored);
+      }
+    };
     ptrdiff_t row = 0;
     static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
-      if (!kInner && r >= rows) return;
-      float *const vector = carry + r * kCarryPitch, *const saved = carry + kSavedPlace + r * kSavedPitch;
+      if (!kAllRows && r >= args.rows) return;
+      float *const unfinished = carry + r * kCarryPitch, *const last_left = unfinished + Vec::kLanes;
       Reg below = Vec::zero();
       if (has_prev) {
-        below = Vec::load_saved(saved);
-        const Reg y = Vec::add(Vec::load(vector), Vec::shift_down(Vec::zero(), s.sum[2][r][0]));
-        emit<kResidual, kInner>(out, residual, row - Vec::kLanes, y, lo, hi, prev_begin, Vec::kLanes);
+        below = Vec::load(last_left);
+        const Reg right = Vec::shift_down(Vec::zero(), s.sum[2][r][0]);
+        emit(row - Vec::kLanes, Vec::add(Vec::load(unfinished), right), Vec::lanes(prev_begin, Vec::kLanes));
       }
       static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
         constexpr bool kLast = c + 1 == kVectors;
-        constexpr int kLane = c * Vec::kLanes;
         const Reg left = Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]);
         const Reg right = Vec::shift_down(s.sum[2][r][c], kLast ? Vec::zero() : s.sum[2][r][kLast ? c : c + 1]);
         const Reg y = Vec::add(Vec::add(s.sum[1][r][c], left), right);
         if (kLast && has_next) {
-          Vec::store(vector, y);
-          Vec::save_last(saved, s.sum[0][r][c]);
+          Vec::store(unfinished, y);
+          Vec::store(last_left, s.sum[0][r][c]);
         } else {
-          emit<kResidual, kInner>(out, residual, row + kLane, y, lo, hi, begin - kLane, end - kLane);
+          emit(row + c * Vec::kLanes, y, Vec::lanes(begin - c * Vec::kLanes, end - c * Vec::kLanes));
         }
       });
       row += args.row_stride;
     });
-  }
-
-  // Finishes one vector of outputs at out[at]: lanes [begin, end), which may lie outside the vector; kInner: all.
-  template <bool kResidual, bool kInner>
-  static PCONV_INLINE void emit(float* out, const float* residual, ptrdiff_t at, Reg y, Reg lo, Reg hi, int begin,
-                                int end) {
-    if constexpr (kInner) {
-      Vec::store_unaligned(out + at, Vec::clamp(y, lo, hi));
-    } else {
-      begin = begin > 0 ? begin : 0;
-      end = end < Vec::kLanes ? end : Vec::kLanes;
-      if (begin >= end) return;
-      if constexpr (kResidual) y = Vec::add(y, Vec::load_lanes(residual + at, begin, end));
-      Vec::store_lanes(out + at, Vec::clamp(y, lo, hi), begin, end);
-    }
   }
 };

@@ -37,26 +37,22 @@ struct Vec {
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm512_min_ps(hi, _mm512_max_ps(lo, x)); }
 
-  // Lanes [begin, end) only; the others are zero and their memory is not touched. 0 <= begin, end <= kLanes.
-  static PCONV_INLINE __mmask16 lanes(int begin, int end) {
-    return end <= begin ? 0 : static_cast<__mmask16>((0xffffu >> (16 - (end - begin))) << begin);
+  // Lanes [begin, end) of a vector; both may lie outside it.
+  using Lanes = __mmask16;
+  static PCONV_INLINE Lanes lanes(int begin, int end) {
+    begin = begin > 0 ? begin : 0;
+    end = end < kLanes ? end : kLanes;
+    return end <= begin ? 0 : static_cast<Lanes>((0xffffu >> (kLanes - (end - begin))) << begin);
   }
-  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) {
-    return _mm512_maskz_loadu_ps(lanes(begin, end), p);
-  }
-  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
-    _mm512_mask_storeu_ps(p, lanes(begin, end), v);
-  }
+  // The other lanes are zero and their memory is not touched.
+  static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes lanes) { _mm512_mask_storeu_ps(p, lanes, v); }
 
   // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
   static PCONV_INLINE Reg shift_up(Reg v, Reg below) { return align<15>(v, below); }
   // Lane i takes lane i+1 of v, the last lane the first of `above`.
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<1>(above, v); }
   static PCONV_INLINE float first(Reg v) { return _mm512_cvtss_f32(v); }
-  // Keeps the last lane of v for the next tile, kSavedFloats floats; load_saved gives it back in its last lane.
-  static constexpr int kSavedFloats = 1;
-  static PCONV_INLINE void save_last(float* p, Reg v) { _mm512_mask_storeu_ps(p - 15, 0x8000, v); }
-  static PCONV_INLINE Reg load_saved(const float* p) { return _mm512_set1_ps(*p); }
 
   template <int kCount>
   struct Weights {

@@ -32,22 +32,27 @@ struct Vec {
   // FMAX and FMIN return NaN when either operand is NaN.
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(vmaxq_f32(x, lo), hi); }
 
-  // Lanes [begin, end) only; the others are zero and their memory is not touched. 0 <= begin, end <= kLanes.
-  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) {
-    if (end - begin == kLanes) return vld1q_f32(p);
+  // Lanes [begin, end) of a vector; both may lie outside it.
+  struct Lanes {
+    int begin, end;
+  };
+  static PCONV_INLINE Lanes lanes(int begin, int end) { return {begin, end}; }
+  // The other lanes are zero and their memory is not touched.
+  static PCONV_INLINE Reg load_lanes(const float* p, Lanes l) {
+    if (l.begin <= 0 && l.end >= kLanes) return vld1q_f32(p);
     Reg v = zero();
-    if (begin <= 0 && end > 0) v = vld1q_lane_f32(p, v, 0);
-    if (begin <= 1 && end > 1) v = vld1q_lane_f32(p + 1, v, 1);
-    if (begin <= 2 && end > 2) v = vld1q_lane_f32(p + 2, v, 2);
-    if (begin <= 3 && end > 3) v = vld1q_lane_f32(p + 3, v, 3);
+    if (l.begin <= 0 && l.end > 0) v = vld1q_lane_f32(p, v, 0);
+    if (l.begin <= 1 && l.end > 1) v = vld1q_lane_f32(p + 1, v, 1);
+    if (l.begin <= 2 && l.end > 2) v = vld1q_lane_f32(p + 2, v, 2);
+    if (l.begin <= 3 && l.end > 3) v = vld1q_lane_f32(p + 3, v, 3);
     return v;
   }
-  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
-    if (end - begin == kLanes) return vst1q_f32(p, v);
-    if (begin <= 0 && end > 0) vst1q_lane_f32(p, v, 0);
-    if (begin <= 1 && end > 1) vst1q_lane_f32(p + 1, v, 1);
-    if (begin <= 2 && end > 2) vst1q_lane_f32(p + 2, v, 2);
-    if (begin <= 3 && end > 3) vst1q_lane_f32(p + 3, v, 3);
+  static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes l) {
+    if (l.begin <= 0 && l.end >= kLanes) return vst1q_f32(p, v);
+    if (l.begin <= 0 && l.end > 0) vst1q_lane_f32(p, v, 0);
+    if (l.begin <= 1 && l.end > 1) vst1q_lane_f32(p + 1, v, 1);
+    if (l.begin <= 2 && l.end > 2) vst1q_lane_f32(p + 2, v, 2);
+    if (l.begin <= 3 && l.end > 3) vst1q_lane_f32(p + 3, v, 3);
   }
 
   // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
@@ -55,11 +60,6 @@ struct Vec {
   // Lane i takes lane i+1 of v, the last lane the first of `above`.
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return vextq_f32(v, above, 1); }
   static PCONV_INLINE float first(Reg v) { return vgetq_lane_f32(v, 0); }
-  // Keeps the last lane of v for the next tile, kSavedFloats floats; load_saved gives it back in its last lane. The
-  // whole register: storing a single lane takes one more instruction for the address.
-  static constexpr int kSavedFloats = 4;
-  static PCONV_INLINE void save_last(float* p, Reg v) { vst1q_f32(p, v); }
-  static PCONV_INLINE Reg load_saved(const float* p) { return vld1q_f32(p); }
 
   template <int kCount>
   struct Weights {

@@ -30,17 +30,16 @@ struct Vec {
     return x > hi ? hi : x;
   }
 
-  static PCONV_INLINE Reg load_lanes(const float* p, int begin, int end) { return begin < end ? *p : 0.0f; }
-  static PCONV_INLINE void store_lanes(float* p, Reg v, int begin, int end) {
-    if (begin < end) *p = v;
+  using Lanes = bool;
+  static PCONV_INLINE Lanes lanes(int begin, int end) { return begin <= 0 && end > 0; }
+  static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return lanes ? *p : 0.0f; }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes lanes) {
+    if (lanes) *p = v;
   }
 
   static PCONV_INLINE Reg shift_up(Reg, Reg below) { return below; }
   static PCONV_INLINE Reg shift_down(Reg, Reg above) { return above; }
   static PCONV_INLINE float first(Reg v) { return v; }
-  static constexpr int kSavedFloats = 1;
-  static PCONV_INLINE void save_last(float* p, Reg v) { *p = v; }
-  static PCONV_INLINE Reg load_saved(const float* p) { return *p; }
 
   template <int kCount>
   struct Weights {
