@@ -224,14 +224,14 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
 
 // Aligned to a cache line, as torch's tensors are.
 struct FreeBuffer {
-  void operator()(float* p) const { ::operator delete (p, kCacheLine); }
+  void operator()(float* p) const { ::operator delete(p, kCacheLine); }
   static constexpr std::align_val_t kCacheLine{64};
 };
 using Buffer = std::unique_ptr<float[], FreeBuffer>;
 
 Buffer allocate(int64_t n_floats) {
   const size_t bytes = static_cast<size_t>(n_floats) * sizeof(float);
-  return Buffer(static_cast<float*>(::operator new (bytes, FreeBuffer::kCacheLine)));
+  return Buffer(static_cast<float*>(::operator new(bytes, FreeBuffer::kCacheLine)));
 }
 
 // Median over rounds of the milliseconds of one run.

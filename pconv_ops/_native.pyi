@@ -14,6 +14,8 @@ class BackendUnavailable(RuntimeError):
 class PackedConv:
     """One pruned convolution in packed form (immutable, thread-safe, pickled as its bytes)."""
 
+    memo: dict[Any, Any]  # what callers derive from the layer and want to keep with it; they bound it
+
     @staticmethod
     def from_bytes(data: Any) -> PackedConv: ...
     def to_bytes(self) -> bytes: ...

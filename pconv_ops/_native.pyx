@@ -68,10 +68,12 @@ cdef class PackedConv:
     cdef pconv_packed* handle
     cdef pconv_packed_info info
     cdef object plans  # OrderedDict: shape, layout, isa, ukernel -> _Plan, last used last
+    cdef readonly dict memo  # what callers derive from the layer and want to keep with it; they bound it
     cdef object __weakref__
 
     def __cinit__(self):
         self.plans = OrderedDict()
+        self.memo = {}
 
     def __init__(self):
         if self.handle == NULL:
