@@ -29,8 +29,9 @@ class Conv3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
   static constexpr int kTileRowFloats = kVectors * Vec::kLanes;
-  // Per row: the unfinished last vector, then the vector whose last left sum moves into the next tile. Whole vectors: one
-  // instruction stores or loads the two on NEON, and on AVX-512 storing single lanes costs more than the memory saves.
+  // Per row: the unfinished last vector, then the vector whose last left sum moves into the next tile. Whole vectors:
+  // one instruction stores or loads the two on NEON, and on AVX-512 storing single lanes costs more than the memory
+  // saves.
   static constexpr int kCarryPitch = 2 * Vec::kLanes;
   static constexpr int kCarryFloats = kRows * kCarryPitch;
 
@@ -107,8 +108,8 @@ class Conv3x3 {
 
   // Ways to end a filter, so that frequent tiles ask nothing per row.
   enum class Finish {
-    kInner,     // tiles on both sides, all rows and lanes
-    kAlone,     // sums neither come nor go, all rows
+    kInner,  // tiles on both sides, all rows and lanes
+    kAlone,  // sums neither come nor go, all rows
     kAny,
     kResidual,  // any, with a residual
   };
