@@ -75,9 +75,7 @@ def isas() -> list[Isa]:
     rows = re.findall(r'^PCONV_ISA\((\w+), (\w+), "([^"]*)", "([^"]*)"\)', read("src/isas.def"), re.MULTILINE)
     for name, architecture, features, flags in rows:
         header = f"src/kernels/simd/{name}.h"
-        found.append(
-            Isa(name, architecture, features, flags, constant("kLanes", header))
-        )
+        found.append(Isa(name, architecture, features, flags, constant("kLanes", header)))
     return found
 
 
