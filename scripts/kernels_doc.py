@@ -82,9 +82,9 @@ def isas() -> list[Isa]:
 def tiles(lanes: int) -> list[tuple[int, int]]:
     """(rows, vectors) of the table's specialisation for so many lanes, or of its general form."""
     text = read("src/kernels/table.inl")
-    special = rf"struct Tiles<{lanes}> \{{(.*?)\n\}};"
+    special = rf"struct Tiles<V, {lanes}> \{{(.*?)\n\}};"
     body = find(special if re.search(special, text, re.DOTALL) else r"struct Tiles \{(.*?)\n\};", text, "table.inl")
-    return [(int(rows), int(vectors)) for rows, vectors in re.findall(r"conv3x3_row<(\d+), (\d+)>\(\)", body)]
+    return [(int(rows), int(vectors)) for rows, vectors in re.findall(r"conv3x3\w*_row<V, (\d+), (\d+)>\(\)", body)]
 
 
 def carry_floats(isa: Isa, rows: int) -> int:

@@ -12,6 +12,8 @@ namespace {
 bool has_one(std::string_view feature) {
 #if defined(__x86_64__)
   // __builtin_cpu_supports takes literals only; it also asks the operating system for the wide registers.
+  if (feature == "avx2") return __builtin_cpu_supports("avx2");
+  if (feature == "fma") return __builtin_cpu_supports("fma");
   if (feature == "avx512f") return __builtin_cpu_supports("avx512f");
   if (feature == "avx512bw") return __builtin_cpu_supports("avx512bw");
   if (feature == "avx512dq") return __builtin_cpu_supports("avx512dq");

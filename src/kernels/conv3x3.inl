@@ -7,28 +7,11 @@
 // function per tile shape with the switch over patterns inside it, around a run. docs/PERFORMANCE.md has the figures.
 // Included by isa.cpp inside the ISA's unnamed namespace.
 
-template <int... kIndex, class F>
-PCONV_INLINE void static_for(std::integer_sequence<int, kIndex...>, F f) {
-  (f(std::integral_constant<int, kIndex>{}), ...);
-}
-// Calls f(integral_constant<int, 0>), ..., f(integral_constant<int, kCount - 1>), unrolled.
-template <int kCount, class F>
-PCONV_INLINE void static_for(F f) {
-  static_for(std::make_integer_sequence<int, kCount>{}, f);
-}
-
-// Taps of the mask below tap `end`, so the place of tap `end` among the kept weights.
-constexpr int taps_before(uint32_t mask, int end) {
-  int n = 0;
-  for (int t = 0; t < end; ++t) n += (mask >> t) & 1;
-  return n;
-}
-
 template <int kRows, int kVectors>
 class Conv3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
-  static constexpr int kTileRowFloats = kVectors * Vec::kLanes;
+  static constexpr int kRowFloats = kVectors * Vec::kLanes;  // of the tile
   // Per row: the unfinished last vector, then the vector whose last left sum moves into the next tile. Whole vectors:
   // one instruction stores or loads the two on NEON, and on AVX-512 storing single lanes costs more than the memory
   // saves.
@@ -37,74 +20,19 @@ class Conv3x3 {
 
   static void compute(const Conv3x3Args& args) noexcept {
     float* carry = args.carry;
-    InputPrefetch input(args);
+    Prefetch prefetch(args);
     for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
-      if constexpr (Vec::kPrefetch) {
-        if (end - filter > kFiltersAhead) prefetch_output(args, args.out, filter[kFiltersAhead]);
-        if (args.next_out != nullptr) prefetch_output(args, args.next_out, *filter);
-        input.next_filter();
-      }
+      prefetch.next_filter(*filter, end);
       one_filter(args, *filter, carry);
       carry += kCarryFloats;
     }
   }
 
-  static void pack(const PackTileArgs& args) noexcept {
-    const bool columns_inside = args.x0 >= 0 && args.x0 + kTileRowFloats <= args.w;
-    const bool inside = columns_inside && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
-    float* out = args.tile;
-    const float* plane = args.image + args.y0 * args.row_stride + args.x0;
-    for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride, out += kTileRows * kTileRowFloats) {
-      if (inside) {
-        const float* row = plane;
-        static_for<kTileRows>([&](auto i) PCONV_INLINE_LAMBDA {
-          copy_row(row, out + i * kTileRowFloats);
-          row += args.row_stride;
-        });
-      } else {
-        pack_at_edge(args, plane, columns_inside, out);
-      }
-    }
-  }
+  static void pack(const PackTileArgs& args) noexcept { TilePacker<kTileRows, kRowFloats>::pack(args); }
 
  private:
   using Reg = Vec::Reg;
-
-  // Output lines are asked for this many filters before they are written: some 100 ns or more, the latency of an L3.
-  static constexpr int kFiltersAhead = 1;
-
-  static PCONV_INLINE void prefetch_output(const Conv3x3Args& args, const float* lines, const FilterProgram& filter) {
-    const float* out = lines + filter.out_channel * args.plane_stride;
-    for (int r = 0; r < kRows; ++r) {
-      for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args.row_stride + c * Vec::kLanes, 1, 3);
-    }
-  }
-
-  // Brings the next tile's input towards the cache, an equal share with each filter, so that packing does not wait.
-  class InputPrefetch {
-   public:
-    explicit PCONV_INLINE InputPrefetch(const Conv3x3Args& args)
-        : args_(args), plane_(args.next_input), rest_(args.next_input != nullptr ? args.n_channels : 0) {}
-    PCONV_INLINE void next_filter() {
-      for (share_ += args_.n_channels; share_ >= args_.n_filters; share_ -= args_.n_filters) {
-        if (rest_ == 0) return;
-        --rest_;
-        for (int i = 0; i < kTileRows; ++i) {
-          for (int c = 0; c < kVectors; ++c) {
-            // The last float: where rows do not start on a line, the first one's line came with the tile before.
-            __builtin_prefetch(plane_ + i * args_.next_row_stride + (c + 1) * Vec::kLanes - 1, 0, 2);
-          }
-        }
-        plane_ += args_.next_channel_stride;
-      }
-    }
-
-   private:
-    const Conv3x3Args& args_;
-    const float* plane_;
-    int32_t rest_;
-    int32_t share_ = 0;
-  };
+  using Prefetch = BandPrefetch<kRows, kVectors>;
 
   // Ways to end a filter, so that frequent tiles ask nothing per row.
   enum class Finish {
@@ -118,29 +46,6 @@ class Conv3x3 {
   struct Sums {
     Reg sum[3][kRows][kVectors];
   };
-
-  static PCONV_INLINE void copy_row(const float* row, float* out) {
-    for (int c = 0; c < kVectors; ++c) Vec::store(out + c * Vec::kLanes, Vec::load_unaligned(row + c * Vec::kLanes));
-  }
-
-  // `plane` is where lane 0 of the first row would be; it may lie outside the image.
-  static PCONV_INLINE void pack_at_edge(const PackTileArgs& args, const float* plane, bool columns_inside, float* out) {
-    for (int i = 0; i < kTileRows; ++i, out += kTileRowFloats) {
-      const float* row = plane + i * args.row_stride;
-      const bool row_inside = args.y0 + i >= 0 && args.y0 + i < args.h;
-      if (row_inside && columns_inside) {
-        copy_row(row, out);
-        continue;
-      }
-      for (int c = 0; c < kVectors; ++c) {
-        const int x = args.x0 + c * Vec::kLanes;
-        const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
-        Reg v = Vec::zero();
-        if (row_inside && begin < end) v = Vec::load_lanes(row + c * Vec::kLanes, Vec::lanes(begin, end));
-        Vec::store(out + c * Vec::kLanes, v);
-      }
-    }
-  }
 
   static PCONV_INLINE void one_filter(const Conv3x3Args& args, const FilterProgram& filter, float* carry) {
     Sums s;

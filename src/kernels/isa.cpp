@@ -13,6 +13,9 @@ namespace pconv {
 namespace PCONV_ISA_NAME {
 namespace {
 
+#include "kernels/unroll.inl"
+// In this order: each uses those before it.
+#include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"

@@ -1,0 +1,78 @@
+// Vector vocabulary of AVX2 with FMA: 8 fp32 lanes, 16 registers.
+#ifndef PCONV_KERNELS_SIMD_AVX2_H_
+#define PCONV_KERNELS_SIMD_AVX2_H_
+
+#include <immintrin.h>
+
+#include "kernels/ukernel.h"
+
+namespace pconv {
+namespace avx2 {
+namespace {
+
+struct Vec {
+  using Reg = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kPeakSums = 12;  // independent sums that fill both FMA pipes and fit the registers
+
+  static constexpr bool kPrefetch = true;
+  // What an input vector costs beside a multiply-add: fitted so that the plan takes the tile that measured best on the
+  // VGG-16 shapes.
+  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8;
+
+  static PCONV_INLINE Reg zero() { return _mm256_setzero_ps(); }
+  static PCONV_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }
+  static PCONV_INLINE Reg load(const float* p) { return _mm256_load_ps(p); }
+  static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
+  static PCONV_INLINE void store(float* p, Reg v) { _mm256_store_ps(p, v); }
+  static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm256_storeu_ps(p, v); }
+  static PCONV_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return _mm256_fmadd_ps(a, b, sum); }
+  // NaN in x passes: the x86 max and min return their second operand when either is NaN.
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm256_min_ps(hi, _mm256_max_ps(lo, x)); }
+
+  // Lanes [begin, end) of a vector; both may lie outside it.
+  using Lanes = __m256i;
+  static PCONV_INLINE Lanes lanes(int begin, int end) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
+                               _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+  }
+  // The other lanes are zero and their memory is not touched.
+  static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return _mm256_maskload_ps(p, lanes); }
+  static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes lanes) { _mm256_maskstore_ps(p, lanes, v); }
+
+  // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
+  static PCONV_INLINE Reg shift_up(Reg v, Reg below) {
+    return align<12>(v, _mm256_permute2f128_ps(below, v, 0x21));
+  }
+  // Lane i takes lane i+1 of v, the last lane the first of `above`.
+  static PCONV_INLINE Reg shift_down(Reg v, Reg above) {
+    return align<4>(_mm256_permute2f128_ps(v, above, 0x21), v);
+  }
+  static PCONV_INLINE float first(Reg v) { return _mm256_cvtss_f32(v); }
+
+  template <int kCount>
+  struct Weights {
+    Reg w[kCount];
+    PCONV_INLINE explicit Weights(const float* p) {
+      for (int i = 0; i < kCount; ++i) w[i] = _mm256_set1_ps(p[i]);
+    }
+    // sum + weight k * v
+    template <int k>
+    PCONV_INLINE Reg multiply_add(Reg sum, Reg v) const {
+      return _mm256_fmadd_ps(w[k], v, sum);
+    }
+  };
+
+ private:
+  template <int kBytes>
+  static PCONV_INLINE Reg align(Reg high, Reg low) {
+    return _mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_castps_si256(high), _mm256_castps_si256(low), kBytes));
+  }
+};
+
+}  // namespace
+}  // namespace avx2
+}  // namespace pconv
+#endif  // PCONV_KERNELS_SIMD_AVX2_H_
