@@ -39,7 +39,7 @@ double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_p
   const double loads = static_cast<double>((rows + 2) * vectors);
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   const double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
-  const double tile = (4.0 * sums + load_cost * loads) * kernels_per_filter + finish;
+  const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
   return tile * static_cast<double>(div_up(plan.out_h, rows) * columns.n_tiles);
 }
 

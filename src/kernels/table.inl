@@ -25,6 +25,7 @@ struct Tiles<V, 1> {
 constexpr IsaTable kTable = {Vec::kLanes,
                              Vec::kLoadCostL1,
                              Vec::kLoadCostL2,
+                             Vec::kKernelCost,
                              Tiles<Vec>::kRows,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
                              peak};

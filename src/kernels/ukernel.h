@@ -93,7 +93,8 @@ struct KernelInfo {
 // All ukernels of one ISA.
 struct IsaTable {
   int lanes;
-  double load_cost_l1, load_cost_l2;  // of an input vector from L1 and from L2, in multiply-add instructions
+  // In multiply-add instructions: an input vector from L1, one from L2, what a kernel costs beside.
+  double load_cost_l1, load_cost_l2, kernel_cost;
   const KernelInfo* kernels;
   int n_kernels;
   PeakFn peak;

@@ -16,9 +16,9 @@ struct Vec {
   static constexpr int kPeakSums = 12;  // independent sums that fill both FMA pipes and fit the registers
 
   static constexpr bool kPrefetch = true;
-  // What an input vector costs beside a multiply-add: fitted so that the plan takes the tile that measured best on the
-  // VGG-16 shapes.
-  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8;
+  // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
+  // measured best on the VGG-16 shapes.
+  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8, kKernelCost = 32.0;
 
   static PCONV_INLINE Reg zero() { return _mm256_setzero_ps(); }
   static PCONV_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }
@@ -43,13 +43,9 @@ struct Vec {
   static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes lanes) { _mm256_maskstore_ps(p, lanes, v); }
 
   // Lane i takes lane i-1 of v, lane 0 the last lane of `below`.
-  static PCONV_INLINE Reg shift_up(Reg v, Reg below) {
-    return align<12>(v, _mm256_permute2f128_ps(below, v, 0x21));
-  }
+  static PCONV_INLINE Reg shift_up(Reg v, Reg below) { return align<12>(v, _mm256_permute2f128_ps(below, v, 0x21)); }
   // Lane i takes lane i+1 of v, the last lane the first of `above`.
-  static PCONV_INLINE Reg shift_down(Reg v, Reg above) {
-    return align<4>(_mm256_permute2f128_ps(v, above, 0x21), v);
-  }
+  static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<4>(_mm256_permute2f128_ps(v, above, 0x21), v); }
   static PCONV_INLINE float first(Reg v) { return _mm256_cvtss_f32(v); }
 
   template <int kCount>
