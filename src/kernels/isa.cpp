@@ -13,12 +13,12 @@ namespace pconv {
 namespace PCONV_ISA_NAME {
 namespace {
 
-#include "kernels/unroll.inl"
-// In this order: each uses those before it.
-#include "kernels/pack_tile.inl"
+// What the bodies need comes first; the formatter sorts only within a group.
 #include "kernels/conv3x3.inl"
+#include "kernels/pack_tile.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
+#include "kernels/unroll.inl"
 
 }  // namespace
 
