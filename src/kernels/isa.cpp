@@ -13,12 +13,13 @@ namespace pconv {
 namespace PCONV_ISA_NAME {
 namespace {
 
-// What the bodies need comes first; the formatter sorts only within a group.
+// clang-format off: what the bodies need comes first
 #include "kernels/conv3x3.inl"
 #include "kernels/pack_tile.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 #include "kernels/unroll.inl"
+// clang-format on
 
 }  // namespace
 
