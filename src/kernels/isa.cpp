@@ -13,12 +13,13 @@ namespace pconv {
 namespace PCONV_ISA_NAME {
 namespace {
 
-// clang-format off: what the bodies need comes first
-#include "kernels/conv3x3.inl"
+// What the bodies need comes first: the formatter would sort by name.
+// clang-format off
+#include "kernels/unroll.inl"
 #include "kernels/pack_tile.inl"
+#include "kernels/conv3x3.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
-#include "kernels/unroll.inl"
 // clang-format on
 
 }  // namespace
