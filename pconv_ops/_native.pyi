@@ -103,7 +103,7 @@ def isas() -> list[dict[str, Any]]:
 
 def current_isa() -> str: ...
 def ukernels() -> list[dict[str, Any]]:
-    """Rows of the kernel table: name, isa, stride, rows, vectors, lanes."""
+    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, taps (mask)."""
 
 def patterns() -> list[tuple[str, int]]:
     """Manifest of 3x3 patterns: (name, mask)."""

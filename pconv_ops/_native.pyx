@@ -359,12 +359,12 @@ def current_isa():
 
 
 def ukernels():
-    """Rows of the kernel table: name, isa, stride, rows, vectors, lanes."""
+    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, taps (mask)."""
     cdef pconv_ukernel_info info
     rows = []
     while pconv_list_ukernel(len(rows), &info):
-        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "stride": info.stride, "rows": info.rows,
-                     "vectors": info.vectors, "lanes": info.lanes})
+        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "body": info.body.decode(), "stride": info.stride, "rows": info.rows,
+                     "vectors": info.vectors, "lanes": info.lanes, "taps": info.taps})
     return rows
 
 

@@ -54,7 +54,9 @@ cdef extern from "pconv/pconv.h" nogil:
     ctypedef struct pconv_ukernel_info:
         const char* name
         const char* isa
+        const char* body
         int stride, rows, vectors, lanes
+        uint32_t taps
     ctypedef struct pconv_pattern_info:
         const char* name
         uint32_t mask

@@ -27,7 +27,9 @@ set that is predicted to need the least work for the layer's shape (`src/plan.cp
 {ukernels}
 *Sums*: vectors of the left, the centre and the right tap column, held in registers where the register file is large
 enough. *Carry*: bytes that a filter leaves to the tile on the right. *Tile*: bytes of an input channel in the packed
-input window, which has two rows more than the outputs.
+input window, which has two rows more than the outputs. `map3x3` holds a whole map that is padded by 1, of w columns
+and h rows with h * (w + 1) at most the lanes of its vectors, and has sums for every tap; above three vectors only for
+those of the cross, so that it takes layers whose patterns lie within it, as the SCPs do.
 
 ## Instruction sets (`src/isas.def`, best first)
 
@@ -37,6 +39,9 @@ input window, which has two rows more than the outputs.
 {n_patterns} specialised 3x3 masks. Any other mask runs as the smallest one that contains it.
 
 {patterns}"""
+
+
+NAME = "f32_%s_s%d_%dx%d_%s"
 
 
 class Isa(NamedTuple):
@@ -52,6 +57,8 @@ class Ukernel(NamedTuple):
     isa: Isa
     rows: int
     vectors: int
+    sums: int
+    tile_floats: int
     carry_floats: int
 
 
@@ -79,12 +86,11 @@ def isas() -> list[Isa]:
     return found
 
 
-def tiles(lanes: int) -> list[tuple[int, int]]:
-    """(rows, vectors) of the table's specialisation for so many lanes, or of its general form."""
+def table_rows(lanes: int) -> str:
+    """The table's specialisation for so many lanes, or its general form."""
     text = read("src/kernels/table.inl")
     special = rf"struct Tiles<V, {lanes}> \{{(.*?)\n\}};"
-    body = find(special if re.search(special, text, re.DOTALL) else r"struct Tiles \{(.*?)\n\};", text, "table.inl")
-    return [(int(rows), int(vectors)) for rows, vectors in re.findall(r"conv3x3\w*_row<V, (\d+), (\d+)>\(\)", body)]
+    return find(special if re.search(special, text, re.DOTALL) else r"struct Tiles \{(.*?)\n\};", text, "table.inl")
 
 
 def carry_floats(isa: Isa, rows: int) -> int:
@@ -97,13 +103,36 @@ def carry_floats(isa: Isa, rows: int) -> int:
     return int(eval(formula, {"__builtins__": {}}))
 
 
+def tile_ukernel(isa: Isa, rows: int, vectors: int) -> Ukernel:
+    tile = (rows + 2) * vectors * isa.lanes
+    return Ukernel(
+        NAME % ("conv3x3", 1, rows, vectors, isa.name),
+        isa,
+        rows,
+        vectors,
+        3 * rows * vectors,
+        tile,
+        carry_floats(isa, rows),
+    )
+
+
+def map_ukernel(isa: Isa, vectors: int, family: str) -> Ukernel:
+    mask = find(rf"{family} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")
+    copies = 2 if vectors == 1 else 1
+    sums = bin(int(mask, 16)).count("1") * vectors * copies
+    return Ukernel(NAME % ("map3x3", 1, 1, vectors, isa.name), isa, 1, vectors, sums, vectors * isa.lanes, 0)
+
+
 def ukernels() -> list[Ukernel]:
-    name = find(r'"(f32_conv3x3_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
-    return [
-        Ukernel(name % (1, rows, vectors, isa.name), isa, rows, vectors, carry_floats(isa, rows))
-        for isa in isas()
-        for rows, vectors in tiles(isa.lanes)
-    ]
+    found = []
+    for isa in isas():
+        row = r"(conv3x3|map3x3)_row<V, (\d+), (\w+)>\(\)"
+        for body, first, second in re.findall(row, table_rows(isa.lanes)):
+            if body == "conv3x3":
+                found.append(tile_ukernel(isa, int(first), int(second)))
+            else:
+                found.append(map_ukernel(isa, int(first), second))
+    return found
 
 
 def taps_histogram() -> Counter[int]:
@@ -123,9 +152,9 @@ def page() -> str:
             f"`{u.name}`",
             u.isa.name,
             f"{u.rows} x {u.vectors} x {u.isa.lanes}",
-            str(3 * u.rows * u.vectors),
+            str(u.sums),
             str(u.carry_floats * 4),
-            str((u.rows + 2) * u.vectors * u.isa.lanes * 4),
+            str(u.tile_floats * 4),
         ]
         for u in ukernels()
     ]

@@ -29,6 +29,17 @@ Columns cut_columns(const pconv_conv_desc& conv, int64_t out_w, int64_t width) {
   return c;
 }
 
+// Does the ukernel take this layer and map? Only whole-map ukernels ask for something.
+bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u) {
+  if (!u.info->whole_map) return true;
+  const pconv_conv_desc& c = plan.conv;
+  const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
+  // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
+  const int64_t lanes = u.isa->table->lanes;
+  return one_around && plan.w + 2 <= lanes && plan.h * (plan.w + 1) <= lanes * u.info->vectors &&
+         taps_cover(packed, u.info->taps);
+}
+
 // Predicted work of a layer on a tile shape, in multiply-add instructions; a load counts as the share of one that the
 // table says. docs/PERFORMANCE.md has the measurements behind the weights.
 double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_per_filter) {
@@ -36,20 +47,21 @@ double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_p
   const IsaTable& table = *u.isa->table;
   const Columns columns = cut_columns(plan.conv, plan.out_w, vectors * table.lanes);
   const double sums = static_cast<double>(rows * vectors);
-  const double loads = static_cast<double>((rows + 2) * vectors);
+  const double loads = static_cast<double>((u.info->whole_map ? rows : rows + 2) * vectors);
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
-  const double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
+  double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
+  if (u.info->whole_map) finish = 25.0 * sums + 20.0;
   const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
-  return tile * static_cast<double>(div_up(plan.out_h, rows) * columns.n_tiles);
+  return tile * static_cast<double>(div_up(plan.out_h, u.info->band_rows) * columns.n_tiles);
 }
 
-const Ukernel* choose_ukernel(const pconv_plan& plan, double kernels_per_filter) {
+const Ukernel* choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, double kernels_per_filter) {
   const Registry& r = registry();
   const Ukernel* best = nullptr;
   double best_cost = 0;
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
-    if (u.isa != plan.isa) continue;
+    if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
     const double cost = predicted_cost(plan, u, kernels_per_filter);
     if (best == nullptr || cost < best_cost) {
       best = &u;
@@ -85,8 +97,7 @@ pconv_status check_supported(const pconv_conv_desc& c) {
 }  // namespace
 
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
-  const int64_t plane = int64_t{u.info->rows + 2} * u.info->vectors * u.isa->table->lanes;
-  return plan.conv.in_channels / plan.conv.groups * plane * static_cast<int64_t>(sizeof(float));
+  return plan.conv.in_channels / plan.conv.groups * u.info->tile_floats * static_cast<int64_t>(sizeof(float));
 }
 
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
@@ -101,16 +112,20 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (const pconv_status s = check_supported(p.conv)) return s;
   if (options.ukernel != nullptr) {
     if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &p.ukernel)) return s;
+    if (!takes(p, packed, *p.ukernel)) {
+      return fail(PCONV_UNSUPPORTED, "ukernel: \"%s\" does not take this layer on a %" PRId64 "x%" PRId64 " map",
+                  p.ukernel->name, p.h, p.w);
+    }
   } else {
     const double n_kernels = static_cast<double>(packed.view.header.n_kernels * packed.view.header.block);
-    p.ukernel = choose_ukernel(p, n_kernels / static_cast<double>(p.conv.out_channels));
+    p.ukernel = choose_ukernel(p, packed, n_kernels / static_cast<double>(p.conv.out_channels));
   }
   const int lanes = p.isa->table->lanes;
   p.columns = cut_columns(p.conv, p.out_w, int64_t{p.ukernel->info->vectors} * lanes);
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }
-  p.prepacked = prepack(packed, *p.ukernel->info, lanes);
+  p.prepacked = prepack(packed, *p.ukernel->info);
   *plan = std::make_unique<pconv_plan>(p);
   return PCONV_OK;
 }

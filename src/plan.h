@@ -31,7 +31,7 @@ struct pconv_plan {
   pconv::Columns columns;
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
-  int64_t n_bands() const { return (out_h + ukernel->info->rows - 1) / ukernel->info->rows; }
+  int64_t n_bands() const { return (out_h + ukernel->info->band_rows - 1) / ukernel->info->band_rows; }
 };
 
 namespace pconv {

@@ -26,9 +26,9 @@ constexpr ManifestRow kManifest[] = {
 };
 constexpr uint32_t kManifestSize = sizeof(kManifest) / sizeof(kManifest[0]);
 
-// For each mask of the layer the manifest row that runs it: itself, or the smallest that contains it, and among those
-// rather one that the layer uses anyway, so that runs stay long.
-std::vector<uint32_t> cover_masks(const PackedView& v) {
+// For each mask of the layer the manifest row within `taps` that runs it: itself, or the smallest that contains it, and
+// among those rather one that the layer uses anyway, so that runs stay long.
+std::vector<uint32_t> cover_masks(const PackedView& v, uint32_t taps) {
   std::vector<bool> in_use(kManifestSize, false);
   for (uint32_t p = 0; p < v.header.n_patterns; ++p) {
     for (uint32_t m = 0; m < kManifestSize; ++m) {
@@ -40,13 +40,13 @@ std::vector<uint32_t> cover_masks(const PackedView& v) {
     const auto mask = static_cast<uint32_t>(v.masks[p]);
     uint32_t best = kManifestSize;
     for (uint32_t m = 0; m < kManifestSize; ++m) {
-      if ((kManifest[m].mask & mask) != mask) continue;
+      if ((kManifest[m].mask & mask) != mask || (kManifest[m].mask & ~taps) != 0) continue;
       if (best == kManifestSize || kManifest[m].taps < kManifest[best].taps ||
           (kManifest[m].taps == kManifest[best].taps && in_use[m] && !in_use[best])) {
         best = m;
       }
     }
-    covers[p] = best;  // the manifest ends with the full kernel, which contains every mask
+    covers[p] = best;  // the cross and the full kernel contain every mask within kCrossTaps and kAllTaps
   }
   return covers;
 }
@@ -106,9 +106,10 @@ void append_filter(const std::vector<Kernel>& kernels, int32_t tile_plane_bytes,
   }
 }
 
-std::shared_ptr<const Prepacked> build(const PackedView& v, int32_t tile_plane_bytes) {
+std::shared_ptr<const Prepacked> build(const PackedView& v, const KernelInfo& kernel) {
+  const auto tile_plane_bytes = static_cast<int32_t>(kernel.tile_floats * sizeof(float));
   auto out = std::make_shared<Prepacked>();
-  const std::vector<uint32_t> covers = cover_masks(v);
+  const std::vector<uint32_t> covers = cover_masks(v, kernel.taps);
   std::vector<Kernel> kernels;
   std::vector<Begin> begins;
   out->cost_before.push_back(0);
@@ -137,14 +138,19 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, int32_t tile_plane_b
 
 }  // namespace
 
-std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel, int lanes) {
-  const auto tile_plane_bytes = static_cast<int32_t>((kernel.rows + 2) * kernel.vectors * lanes * sizeof(float));
+bool taps_cover(const pconv_packed& packed, uint32_t taps) {
+  const PackedView& v = packed.view;
+  return std::all_of(v.masks, v.masks + v.header.n_patterns,
+                     [&](uint64_t mask) { return (mask & ~uint64_t{taps}) == 0; });
+}
+
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel) {
   std::unique_lock<std::mutex> lock(packed.cache_lock, std::try_to_lock);
-  if (!lock.owns_lock()) return build(packed.view, tile_plane_bytes);
+  if (!lock.owns_lock()) return build(packed.view, kernel);
   for (const auto& entry : packed.cache) {
     if (entry.kernel == &kernel) return entry.prepacked;
   }
-  std::shared_ptr<const Prepacked> fresh = build(packed.view, tile_plane_bytes);
+  std::shared_ptr<const Prepacked> fresh = build(packed.view, kernel);
   packed.cache.push_back({&kernel, fresh});
   return fresh;
 }

@@ -11,8 +11,9 @@ namespace pconv {
 // Work of a filter beside its kernels (start, shifts, stores), in kernels; measured on AVX-512, see PERFORMANCE.md.
 constexpr int64_t kFilterCost = 4;
 
-// `lanes`: fp32 lanes of the ukernel's vectors.
-std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel, int lanes);
+// Can every mask of the layer be covered by a manifest pattern within `taps`?
+bool taps_cover(const pconv_packed& packed, uint32_t taps);
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel);
 
 }  // namespace pconv
 #endif  // PCONV_PREPACK_H_

@@ -27,9 +27,9 @@ struct ScratchLayout {
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
-      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(kernel.rows + 2) * checked(plan.w) * bytes)
+      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(kernel.band_rows + 2) * checked(plan.w) * bytes)
                       .round_up(kTileAlign);
-      total = (stage_out + checked(plan.conv.out_channels) * checked(kernel.rows) * checked(plan.out_w) * bytes)
+      total = (stage_out + checked(plan.conv.out_channels) * checked(kernel.band_rows) * checked(plan.out_w) * bytes)
                   .round_up(kTileAlign);
     }
   }
@@ -97,7 +97,7 @@ void stage_input(const RunContext& ctx, const Band& band, int64_t first, int64_t
 template <bool kToStage, typename Tensor>
 void move_output(const RunContext& ctx, const Band& band, Tensor* tensor, float* stage) {
   const pconv_plan& p = ctx.plan;
-  const int64_t channels = p.conv.out_channels, stage_rows = p.ukernel->info->rows;
+  const int64_t channels = p.conv.out_channels, stage_rows = p.ukernel->info->band_rows;
   for (int r = 0; r < band.rows; ++r) {
     Tensor* row = tensor + ((band.image * p.out_h + band.y0 + r) * p.out_w) * channels;
     for (int64_t x0 = 0; x0 < p.out_w; x0 += kStageBlock) {
@@ -145,7 +145,7 @@ void set_prefetch(const pconv_plan& p, const Band& band, int64_t t, const PackTi
     args->next_input = pack.image + pack.y0 * pack.row_stride + pack.x0 + p.columns.step;
     return;
   }
-  const int64_t down = band.rows_to_next, rows = p.ukernel->info->rows;
+  const int64_t down = band.rows_to_next, rows = p.ukernel->info->band_rows;
   if (p.layout != PCONV_NCHW || band.y0 + down + rows > p.out_h || pack.y0 + down + rows + 2 > p.h) return;
   args->next_input = pack.image + (pack.y0 + down) * pack.row_stride;
   args->next_out = args->out - (p.columns.begin + t * p.columns.step) + down * args->row_stride;
@@ -200,7 +200,7 @@ void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, P
   const pconv_plan& p = ctx.plan;
   auto* stage_in = reinterpret_cast<float*>(scratch + ctx.scratch.stage_in.value());
   auto* stage_out = reinterpret_cast<float*>(scratch + ctx.scratch.stage_out.value());
-  const int64_t y_in = band.y0 - p.conv.pad_top, tile_rows = p.ukernel->info->rows + 2;
+  const int64_t y_in = band.y0 - p.conv.pad_top, tile_rows = p.ukernel->info->band_rows + 2;
   const int64_t first = std::min(std::max<int64_t>(y_in, 0), p.h);
   const int64_t n_rows = std::max<int64_t>(std::min(y_in + tile_rows, p.h) - first, 0);
   stage_input(ctx, band, first, n_rows, stage_in);
@@ -208,7 +208,7 @@ void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, P
   pack.row_stride = p.w;
   pack.h = static_cast<int32_t>(n_rows);
   pack.y0 = static_cast<int32_t>(y_in - first);
-  args.plane_stride = p.ukernel->info->rows * p.out_w;
+  args.plane_stride = p.ukernel->info->band_rows * p.out_w;
   args.row_stride = p.out_w;
   args.out = stage_out;
   if (ctx.args.residual != nullptr) {
@@ -230,7 +230,7 @@ void run_task(void* context, int64_t index) noexcept {
     return;
   }
   const int64_t place = index / ctx.schedule.n_chunks;
-  const int rows = p.ukernel->info->rows;
+  const int rows = p.ukernel->info->band_rows;
   Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, ctx.schedule.bands_ahead * rows, chunk};
   band.rows = static_cast<int>(std::min<int64_t>(rows, p.out_h - band.y0));
 

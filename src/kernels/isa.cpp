@@ -18,6 +18,7 @@ namespace {
 #include "kernels/unroll.inl"
 #include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
+#include "kernels/map3x3.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 // clang-format on

@@ -3,7 +3,17 @@
 template <class V, int kRows, int kVectors>
 constexpr KernelInfo conv3x3_row() {
   using Body = Conv3x3<kRows, kVectors>;
-  return {1, kRows, kVectors, Body::kCarryFloats, Body::compute, Body::pack};
+  constexpr int kTileFloats = Body::kTileRows * Body::kRowFloats;
+  return {"conv3x3",          false,         1,         kRows, kVectors, kRows, kAllTaps, kTileFloats,
+          Body::kCarryFloats, Body::compute, Body::pack};
+}
+
+// Whole maps of up to kVectors vectors; a map of one column has the most rows.
+template <class V, int kVectors, uint32_t kFamily>
+constexpr KernelInfo map3x3_row() {
+  using Body = Map3x3<V, kVectors, kFamily>;
+  return {"map3x3", true,          1,         1, kVectors, kVectors * V::kLanes / 2, kFamily, Body::kTileFloats,
+          0,        Body::compute, Body::pack};
 }
 
 // Only the rows of this ISA are compiled: hence V, which is always Vec.
@@ -11,6 +21,14 @@ template <class V, int kLanes = V::kLanes>
 struct Tiles {
   // 24 sums fill 32 vector registers with the weights and loads in flight; 21 where a map has multiples of 7 rows.
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(), conv3x3_row<V, 7, 1>(), conv3x3_row<V, 4, 2>()};
+};
+template <class V>
+struct Tiles<V, 16> {
+  // As above. Maps: 27 sums for any patterns, 25 for those within the cross.
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),
+                                         conv3x3_row<V, 4, 2>(),         map3x3_row<V, 1, kAllTaps>(),
+                                         map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
+                                         map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>()};
 };
 template <class V>
 struct Tiles<V, 8> {

@@ -82,10 +82,17 @@ using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 constexpr int kPeakValues = 32;
 using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 
+constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of patterns.def
+
 struct KernelInfo {
+  const char* body;  // file of kernels/ that it comes from
+  bool whole_map;    // the tile is a map of any shape, padded by 1, row after row; otherwise rows of vectors
   int stride;
   int rows, vectors;  // tile
-  int carry_floats;   // that one filter leaves between two tiles
+  int band_rows;      // output rows that a tile stores at most
+  uint32_t taps;      // patterns must lie within
+  int tile_floats;    // that a channel takes in the packed tile
+  int carry_floats;   // that one filter leaves between two tiles; map3x3: none
   Conv3x3Fn compute;
   PackTileFn pack;
 };

@@ -77,6 +77,12 @@ inline void draw_padding(Rng& rng, const Target& t, pconv_conv_desc& d) {
 }
 
 // 1..12 masks: the four SCPs first, four-tap ones, or any of one to nine taps.
+inline void draw_whole_map(Rng& rng, const Way& way, pconv_conv_desc& d, Target& t) {
+  d.pad_top = d.pad_left = d.pad_bottom = d.pad_right = 1;
+  t.w = rng.between(1, std::min(way.lanes - 2, way.cells() - 1));
+  t.h = rng.between(1, way.cells() / (t.w + 1));
+}
+
 inline std::vector<int> draw_patterns(Rng& rng) {
   constexpr int kScp[] = {0x03a, 0x09a, 0x0b8, 0x0b2};
   const int kind = static_cast<int>(rng.between(0, 2));
@@ -103,8 +109,9 @@ struct Numbers {
   float sum(Rng& rng) const { return exact ? static_cast<float>(rng.between(-(1 << 20), 1 << 20)) : 4 * any(rng); }
 };
 
-inline int64_t draw_kernels(Rng& rng, double kept, Layer& layer) {
-  const std::vector<int> masks = draw_patterns(rng);
+inline int64_t draw_kernels(Rng& rng, double kept, int taps, Layer& layer) {
+  std::vector<int> masks = draw_patterns(rng);
+  for (int& mask : masks) mask = (mask & taps) != 0 ? mask & taps : taps;
   layer.weights.assign(static_cast<size_t>(layer.conv.out_channels * layer.group_in() * 9), 0.0f);
   int64_t most = 0;
   for (int64_t o = 0; o < layer.conv.out_channels; ++o) {
@@ -159,14 +166,16 @@ inline std::string describe(const Case& c, int index, bool exact) {
       static_cast<double>(c.clamp_min), static_cast<double>(c.clamp_max));
 }
 
-inline Case make_case(int index, bool exact) {
+// Of a layer and map that `way` takes.
+inline Case make_case(int index, bool exact, const Way& way) {
   constexpr double kKept[] = {1.0, 0.9, 0.7, 0.5, 1 / 3.1, 1 / 6.98, 0.05, 0.0};
   Rng rng(options().seed * 1000003 + static_cast<uint64_t>(index) * 2 + (exact ? 1 : 0));
   Case c;
   const double kept = index % 300 == 0 ? 0.0 : kKept[rng.between(0, 6)];
   draw_shape(rng, kept, c.layer, c.target);
   draw_padding(rng, c.target, c.layer.conv);
-  const int64_t most_taps = draw_kernels(rng, kept, c.layer);
+  if (way.whole_map) draw_whole_map(rng, way, c.layer.conv, c.target);
+  const int64_t most_taps = draw_kernels(rng, kept, way.taps, c.layer);
   c.no_kernels = most_taps == 0;
   draw_numbers(rng, exact, most_taps, c);
   c.text = describe(c, index, exact);

@@ -79,7 +79,7 @@ void count_case(const Case& c, const std::vector<float>& y, Tally& tally) {
 }
 
 void check_case(const Way& way, int index, bool exact, Tally& tally) {
-  Case c = make_case(index, exact);
+  Case c = make_case(index, exact, way);
   c.target.isa = way.isa;
   c.target.ukernel = way.ukernel;
   set_context(c.text + " isa=" + way.isa + " ukernel=" + way.ukernel);

@@ -45,11 +45,11 @@ std::vector<float> small_integers(Rng& rng, size_t size) {
 }
 
 // Two groups, so that group 2's channels end at the end of x; one filter without kernels, masks of every size.
-Layer make_guard_layer(Rng& rng, int64_t pad) {
+Layer make_guard_layer(Rng& rng, int64_t pad, int taps) {
   Layer layer = make_layer(6, 4, 2, pad);
   for (int64_t o = 0; o < 6; ++o) {
     for (int64_t i = 0; i < 2 && o != 2; ++i) {
-      const int64_t mask = rng.between(1, 511);
+      const int64_t mask = rng.between(1, 511) & taps;
       for (int k = 0; k < 9; ++k) layer.kernel(o, i)[k] = static_cast<float>((mask >> k & 1) * rng.between(1, 5));
     }
   }
@@ -59,7 +59,7 @@ Layer make_guard_layer(Rng& rng, int64_t pad) {
 
 void check_between_guards(const Way& way, const Target& target, Edge edge, int64_t pad) {
   Rng rng(options().seed + static_cast<uint64_t>(target.w));
-  const Layer layer = make_guard_layer(rng, pad);
+  const Layer layer = make_guard_layer(rng, pad, way.taps);
   const std::vector<float> x = small_integers(rng, static_cast<size_t>(target.n * 4 * target.h * target.w));
   const int64_t out_h = target.h + 2 * pad - 2, out_w = target.w + 2 * pad - 2;
   const std::vector<float> residual = small_integers(rng, static_cast<size_t>(target.n * 6 * out_h * out_w));
@@ -95,8 +95,21 @@ void check_between_guards(const Way& way, const Target& target, Edge edge, int64
   }
 }
 
+// Every map that the way takes.
+void check_maps_between_guards(const Way& way) {
+  for (int64_t w = 1; w + 2 <= way.lanes; ++w) {
+    for (int64_t h = 1; way.fits(h, w); ++h) {
+      const pconv_layout layout = (h + w) % 3 == 0 ? PCONV_NHWC : PCONV_NCHW;
+      for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
+        check_between_guards(way, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, 1);
+      }
+    }
+  }
+}
+
 // Widths 1 .. 2 tiles + 1 and heights around the tile's rows.
 void check_all_guards(const Way& way) {
+  if (way.whole_map) return check_maps_between_guards(way);
   const int tile = way.vectors * way.lanes;
   for (int w = 1; w <= 2 * tile + 1; ++w) {
     for (const pconv_layout layout : {PCONV_NCHW, PCONV_NHWC}) {
@@ -115,13 +128,13 @@ void check_unread_channels(const Way& way) {
   Layer layer = make_layer(5, 8, 1, 1);
   for (int64_t o = 0; o < 5; ++o) {
     for (int64_t i = 0; i < 8; i += 2) {
-      const int64_t mask = rng.between(1, 511);
+      const int64_t mask = rng.between(1, 511) & way.taps;
       for (int k = 0; k < 9; ++k) layer.kernel(o, i)[k] = static_cast<float>((mask >> k & 1) * rng.between(1, 5));
     }
   }
   const Packed packed = pack(layer);
   for (const pconv_layout layout : {PCONV_NCHW, PCONV_NHWC}) {
-    const Target target = {1, way.rows + 3, 2 * way.vectors * way.lanes + 3, layout, way.isa, way.ukernel};
+    const Target target = way.target(1, way.rows + 3, 2 * way.vectors * way.lanes + 3, layout);
     set_context(format("unread channels, layout=%d w=%lld", layout, static_cast<long long>(target.w)));
     std::vector<float> x = small_integers(rng, static_cast<size_t>(8 * target.h * target.w));
     for (int64_t c = 1; c < 8; c += 2) {

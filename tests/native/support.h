@@ -129,7 +129,19 @@ inline bool same_up_to_zero_sign(float a, float b) {
 struct Way {
   std::string isa, ukernel;
   int rows, vectors, lanes;
+  bool whole_map = false;  // takes only maps padded by 1 that fit its vectors, a lane between rows
+  int taps = 0x1ff;        // takes only masks within these
   std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
+  int cells() const { return vectors * lanes; }
+  bool fits(int64_t h, int64_t w) const { return !whole_map || (w + 2 <= lanes && h * (w + 1) <= cells()); }
+  // A target of this way: h x w, or the largest map of several rows that it takes.
+  Target target(int64_t n, int64_t h, int64_t w, pconv_layout layout) const {
+    if (whole_map) {
+      w = std::min<int64_t>({w, lanes - 2, cells() / 3 - 1});
+      h = std::min<int64_t>(h + 99, cells() / (w + 1));
+    }
+    return {n, h, w, layout, isa, ukernel};
+  }
 };
 
 // Calls `add(way)` for each default plan and each ukernel of the ISAs this CPU runs, and adds a visible skip named
@@ -151,10 +163,12 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
       state().tests.push_back({prefix + "/" + name, [reason] { throw Skip{reason}; }});
       continue;
     }
-    add({name, "", 8, 1, found.lanes});
+    add({name, "", 8, 1, found.lanes, false, 0x1ff});
     pconv_ukernel_info row{};
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
-      if (row.isa == std::string(name) && row.stride == 1) add({name, row.name, row.rows, row.vectors, row.lanes});
+      if (row.isa != std::string(name) || row.stride != 1) continue;
+      const bool whole_map = row.body == std::string("map3x3");
+      add({name, row.name, row.rows, row.vectors, row.lanes, whole_map, static_cast<int>(row.taps)});
     }
   }
 }
