@@ -26,6 +26,14 @@ constexpr ManifestRow kManifest[] = {
 };
 constexpr uint32_t kManifestSize = sizeof(kManifest) / sizeof(kManifest[0]);
 
+constexpr bool is_row(uint32_t mask) {
+  for (const ManifestRow& row : kManifest) {
+    if (row.mask == mask) return true;
+  }
+  return false;
+}
+static_assert(is_row(kAllTaps) && is_row(kCrossTaps), "what covers every mask within a ukernel's taps must be a row");
+
 // For each mask of the layer the manifest row within `taps` that runs it: itself, or the smallest that contains it, and
 // among those rather one that the layer uses anyway, so that runs stay long.
 std::vector<uint32_t> cover_masks(const PackedView& v, uint32_t taps) {

@@ -16,6 +16,9 @@
 namespace pconv {
 namespace {
 
+// Output rows of a plane that NHWC is staged in.
+int64_t stage_rows(const pconv_plan& plan) { return std::min<int64_t>(plan.ukernel->info->band_rows, plan.out_h); }
+
 // Places of the parts of a thread's scratch, in bytes from its start; all multiples of kTileAlign.
 struct ScratchLayout {
   CheckedSize carry, stage_in, stage_out, total;  // the packed tile comes first
@@ -27,9 +30,10 @@ struct ScratchLayout {
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
-      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(kernel.band_rows + 2) * checked(plan.w) * bytes)
+      stage_out = (stage_in + checked(plan.conv.in_channels) *
+                                  checked(std::min<int64_t>(kernel.band_rows + 2, plan.h)) * checked(plan.w) * bytes)
                       .round_up(kTileAlign);
-      total = (stage_out + checked(plan.conv.out_channels) * checked(kernel.band_rows) * checked(plan.out_w) * bytes)
+      total = (stage_out + checked(plan.conv.out_channels) * checked(stage_rows(plan)) * checked(plan.out_w) * bytes)
                   .round_up(kTileAlign);
     }
   }
@@ -93,18 +97,18 @@ void stage_input(const RunContext& ctx, const Band& band, int64_t first, int64_t
   }
 }
 
-// Between planes [out_channel][rows of the ukernel][out_w] and NHWC rows, for the chunk's filters.
+// Between planes [out_channel][stage_rows()][out_w] and NHWC rows, for the chunk's filters.
 template <bool kToStage, typename Tensor>
 void move_output(const RunContext& ctx, const Band& band, Tensor* tensor, float* stage) {
   const pconv_plan& p = ctx.plan;
-  const int64_t channels = p.conv.out_channels, stage_rows = p.ukernel->info->band_rows;
+  const int64_t channels = p.conv.out_channels, rows = stage_rows(p);
   for (int r = 0; r < band.rows; ++r) {
     Tensor* row = tensor + ((band.image * p.out_h + band.y0 + r) * p.out_w) * channels;
     for (int64_t x0 = 0; x0 < p.out_w; x0 += kStageBlock) {
       const int64_t x1 = std::min(x0 + kStageBlock, p.out_w);
       for (int64_t f = band.chunk.filter_begin; f < band.chunk.filter_end; ++f) {
         const int64_t c = p.prepacked->filters[f].out_channel;
-        float* plane_row = stage + (c * stage_rows + r) * p.out_w;
+        float* plane_row = stage + (c * rows + r) * p.out_w;
         for (int64_t x = x0; x < x1; ++x) {
           if constexpr (kToStage) {
             plane_row[x] = row[x * channels + c];
@@ -208,7 +212,7 @@ void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, P
   pack.row_stride = p.w;
   pack.h = static_cast<int32_t>(n_rows);
   pack.y0 = static_cast<int32_t>(y_in - first);
-  args.plane_stride = p.ukernel->info->band_rows * p.out_w;
+  args.plane_stride = stage_rows(p) * p.out_w;
   args.row_stride = p.out_w;
   args.out = stage_out;
   if (ctx.args.residual != nullptr) {

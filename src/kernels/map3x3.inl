@@ -6,7 +6,8 @@
 // Every tap (dy, dx) has sums of its own, all fed by the same vectors; at the end those of a tap move by
 // dy * (w + 1) + dx lanes and are added. Output lanes are then compressed into rows without gaps.
 // kFamily: the taps that have sums; patterns with others never come here.
-// Included by isa.cpp inside the ISA's unnamed namespace. V is Vec, of an ISA that has expand() and so on.
+// Included by isa.cpp inside the ISA's unnamed namespace. V is Vec, of an ISA that has expand_load(), compress(),
+// lane_index() and permute().
 
 template <class V, int kVectors, uint32_t kFamily>
 class Map3x3 {

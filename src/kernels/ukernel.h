@@ -43,11 +43,13 @@ struct FilterProgram {
 // One tile of rows x (vectors * lanes) outputs of a stride-1 3x3 convolution, for a list of filters.
 // Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
 // left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
+// A whole-map ukernel (KernelInfo::whole_map) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
+// gaps (row_stride == lane_end): no carry, no prefetch.
 struct Conv3x3Args {
-  const float* tile;             // [n_channels][rows + 2][vectors * lanes], zeros outside the image
+  const float* tile;             // [n_channels][tile_floats of the ukernel], zeros outside the image
   const FilterProgram* filters;  // [n_filters]
   int32_t n_filters;
-  int32_t rows;                        // output rows to store, 1 .. the ukernel's rows
+  int32_t rows;                        // output rows to store, 1 .. the ukernel's band_rows
   int32_t lane_begin, lane_end;        // lanes to store
   bool has_prev;                       // carry holds the last vectors of the tile to the left; they are stored here
   bool has_next;                       // a tile follows to the right: leave the last vectors in carry
@@ -66,6 +68,7 @@ struct Conv3x3Args {
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
+// Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused.
 struct PackTileArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
