@@ -14,7 +14,11 @@
 namespace pconv_test {
 namespace {
 
+#ifdef PCONV_TESTS_EMULATED
+constexpr unsigned kAlarmSeconds = 1200;  // the long counts need more than two minutes of two cores under qemu
+#else
 constexpr unsigned kAlarmSeconds = 120;
+#endif
 
 // A layer large enough that every thread gets work.
 struct Bench {
