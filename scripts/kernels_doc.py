@@ -41,9 +41,6 @@ those of the cross, so that it takes layers whose patterns lie within it, as the
 {patterns}"""
 
 
-NAME = "f32_%s_s%d_%dx%d_%s"
-
-
 class Isa(NamedTuple):
     name: str
     architecture: str
@@ -103,10 +100,16 @@ def carry_floats(isa: Isa, rows: int) -> int:
     return int(eval(formula, {"__builtins__": {}}))
 
 
+def name(body: str, isa: Isa, rows: int, vectors: int) -> str:
+    """As dispatch.cpp spells it."""
+    spelling = find(r'"(f32_%s_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
+    return spelling % (body, 1, rows, vectors, isa.name)
+
+
 def tile_ukernel(isa: Isa, rows: int, vectors: int) -> Ukernel:
     tile = (rows + 2) * vectors * isa.lanes
     return Ukernel(
-        NAME % ("conv3x3", 1, rows, vectors, isa.name),
+        name("conv3x3", isa, rows, vectors),
         isa,
         rows,
         vectors,
@@ -120,7 +123,7 @@ def map_ukernel(isa: Isa, vectors: int, family: str) -> Ukernel:
     mask = find(rf"{family} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")
     copies = 2 if vectors == 1 else 1
     sums = bin(int(mask, 16)).count("1") * vectors * copies
-    return Ukernel(NAME % ("map3x3", 1, 1, vectors, isa.name), isa, 1, vectors, sums, vectors * isa.lanes, 0)
+    return Ukernel(name("map3x3", isa, 1, vectors), isa, 1, vectors, sums, vectors * isa.lanes, 0)
 
 
 def ukernels() -> list[Ukernel]:

@@ -50,7 +50,7 @@ double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_p
   const double loads = static_cast<double>((u.info->whole_map ? rows : rows + 2) * vectors);
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
-  if (u.info->whole_map) finish = 25.0 * sums + 20.0;
+  if (u.info->whole_map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
   const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
   return tile * static_cast<double>(div_up(plan.out_h, u.info->band_rows) * columns.n_tiles);
 }

@@ -44,20 +44,23 @@ class Map3x3 {
     typename V::Lanes pixels[kVectors];
     int before[kVectors], count[kVectors];
     int pitch;
+    static constexpr uint64_t kLaneBits = (uint64_t{1} << V::kLanes) - 1;
 
+    // h rows of w <= kLanes - 2 pixels: a row lies in at most two vectors. Runs for every tile and group: no division.
     Layout(int h, int w) : pitch(w + 1) {
+      uint32_t bits[kVectors + 1] = {};
+      const uint64_t row = (uint64_t{1} << w) - 1;
+      for (int y = 0, cell = 0; y < h; ++y, cell += pitch) {
+        const uint64_t placed = row << (static_cast<unsigned>(cell) % V::kLanes);
+        bits[static_cast<unsigned>(cell) / V::kLanes] |= static_cast<uint32_t>(placed & kLaneBits);
+        bits[static_cast<unsigned>(cell) / V::kLanes + 1] |= static_cast<uint32_t>(placed >> V::kLanes);
+      }
       int n = 0;
       for (int v = 0; v < kVectors; ++v) {
-        uint32_t bits = 0;
+        pixels[v] = static_cast<typename V::Lanes>(bits[v]);
         before[v] = n;
-        for (int lane = 0; lane < V::kLanes; ++lane) {
-          const int cell = v * V::kLanes + lane;
-          const bool pixel = cell % pitch < w && cell / pitch < h;
-          bits |= uint32_t{pixel} << lane;
-          n += pixel;
-        }
-        pixels[v] = static_cast<typename V::Lanes>(bits);
-        count[v] = n - before[v];
+        count[v] = __builtin_popcount(bits[v]);
+        n += count[v];
       }
     }
     PCONV_INLINE Reg expand(const float* plane, int v) const { return V::expand_load(plane + before[v], pixels[v]); }
