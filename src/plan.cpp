@@ -1,6 +1,7 @@
 // Packed layer + input shape -> plan: which ukernel, how the output is cut into tiles, and the prepacked weights.
 #include "plan.h"
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstring>
 
@@ -12,21 +13,38 @@
 namespace pconv {
 namespace {
 
+// A tile's share of a strip's last tile is small by then, and a strip is one task for the threads.
+constexpr int64_t kMaxStripBands = 16;
+
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Tiles of `width` lanes over the columns that the outputs read. Overlapping tiles need no carry but waste two lanes
-// each: taken where that costs no further tile.
+// Tiles of `width` lanes over the columns that the outputs read, for one band. Overlapping tiles need no carry but
+// waste two lanes each: taken where that costs no further tile.
 Columns cut_columns(const pconv_conv_desc& conv, int64_t out_w, int64_t width) {
-  Columns c;
+  Columns c = {};
   c.begin = conv.pad_left > 0 ? 0 : -1;
   c.end = out_w + (conv.pad_right > 0 ? 0 : 1);
-  const int64_t span = c.end - c.begin;
-  const int64_t touching = div_up(span, width);
-  const int64_t overlapping = span <= width ? 1 : width > 2 ? div_up(span - 2, width - 2) : touching + 1;
-  c.carry = overlapping > touching;
-  c.n_tiles = c.carry ? touching : overlapping;
-  c.step = c.carry ? width : width - 2;
+  c.strip_bands = 1;
+  c.step = width;
+  c.carry = true;
+  Columns overlapping = c;
+  overlapping.carry = false;
+  overlapping.step = width - 2;
+  const bool one_tile = c.span() <= width;
+  return one_tile || (width > 2 && overlapping.n_tiles(1) <= c.n_tiles(1)) ? overlapping : c;
+}
+
+// The same with `bands` bands side by side in a strip.
+Columns cut_strip(Columns c, int64_t width, int64_t bands) {
+  c.strip_bands = bands;
+  c.step = width;
+  c.carry = true;
   return c;
+}
+
+// May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most.
+bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
+  return !u.info->whole_map && plan.conv.pad_left > 0 && plan.conv.pad_right > 0 && plan.out_w >= width;
 }
 
 // Does the ukernel take this layer and map? Only whole-map ukernels ask for something.
@@ -40,33 +58,53 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
          taps_cover(packed, u.info->taps);
 }
 
-// Predicted work of a layer on a tile shape, in multiply-add instructions; a load counts as the share of one that the
-// table says. docs/PERFORMANCE.md has the measurements behind the weights.
-double predicted_cost(const pconv_plan& plan, const Ukernel& u, double kernels_per_filter) {
+// Predicted work of a layer, in multiply-add instructions; a load counts as the share of one that the table says.
+// docs/PERFORMANCE.md has the measurements behind the weights.
+double predicted_cost(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double kernels_per_filter) {
   const int64_t rows = u.info->rows, vectors = u.info->vectors;
   const IsaTable& table = *u.isa->table;
-  const Columns columns = cut_columns(plan.conv, plan.out_w, vectors * table.lanes);
   const double sums = static_cast<double>(rows * vectors);
   const double loads = static_cast<double>((u.info->whole_map ? rows : rows + 2) * vectors);
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
   if (u.info->whole_map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
   const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
-  return tile * static_cast<double>(div_up(plan.out_h, u.info->band_rows) * columns.n_tiles);
+  const int64_t bands = div_up(plan.out_h, u.info->band_rows), rest = bands % columns.strip_bands;
+  const int64_t n_tiles =
+      bands / columns.strip_bands * columns.n_tiles(columns.strip_bands) + (rest > 0 ? columns.n_tiles(rest) : 0);
+  return tile * static_cast<double>(n_tiles);
 }
 
-const Ukernel* choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, double kernels_per_filter) {
+struct Choice {
+  const Ukernel* ukernel;
+  Columns columns;
+  double cost;
+};
+
+// The best cut for one ukernel: bands on their own, or as few of them side by side as have the lowest cost.
+Choice choose_columns(const pconv_plan& plan, const Ukernel& u, double kernels_per_filter) {
+  const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
+  Choice best = {&u, cut_columns(plan.conv, plan.out_w, width), 0};
+  best.cost = predicted_cost(plan, u, best.columns, kernels_per_filter);
+  if (!strips_fit(plan, u, width)) return best;
+  const int64_t bands = std::min(div_up(plan.out_h, u.info->band_rows), kMaxStripBands);
+  for (int64_t n = 2; n <= bands; ++n) {
+    const Columns columns = cut_strip(best.columns, width, n);
+    const double cost = predicted_cost(plan, u, columns, kernels_per_filter);
+    if (cost < best.cost) best = {&u, columns, cost};
+  }
+  return best;
+}
+
+// Of the plan's ISA; at least one ukernel takes every layer.
+Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, double kernels_per_filter) {
   const Registry& r = registry();
-  const Ukernel* best = nullptr;
-  double best_cost = 0;
+  Choice best = {};
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    const double cost = predicted_cost(plan, u, kernels_per_filter);
-    if (best == nullptr || cost < best_cost) {
-      best = &u;
-      best_cost = cost;
-    }
+    const Choice choice = choose_columns(plan, u, kernels_per_filter);
+    if (best.ukernel == nullptr || choice.cost < best.cost) best = choice;
   }
   return best;
 }
@@ -110,18 +148,20 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
   if (const pconv_status s = check_supported(p.conv)) return s;
+  const double kernels_per_filter = static_cast<double>(packed.view.header.n_kernels * packed.view.header.block) /
+                                    static_cast<double>(p.conv.out_channels);
   if (options.ukernel != nullptr) {
     if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &p.ukernel)) return s;
     if (!takes(p, packed, *p.ukernel)) {
       return fail(PCONV_UNSUPPORTED, "ukernel: \"%s\" does not take this layer on a %" PRId64 "x%" PRId64 " map",
                   p.ukernel->name, p.h, p.w);
     }
+    p.columns = choose_columns(p, *p.ukernel, kernels_per_filter).columns;
   } else {
-    const double n_kernels = static_cast<double>(packed.view.header.n_kernels * packed.view.header.block);
-    p.ukernel = choose_ukernel(p, packed, n_kernels / static_cast<double>(p.conv.out_channels));
+    const Choice choice = choose_ukernel(p, packed, kernels_per_filter);
+    p.ukernel = choice.ukernel;
+    p.columns = choice.columns;
   }
-  const int lanes = p.isa->table->lanes;
-  p.columns = cut_columns(p.conv, p.out_w, int64_t{p.ukernel->info->vectors} * lanes);
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }

@@ -10,13 +10,20 @@
 
 namespace pconv {
 
-// How the columns of an output row are cut into tiles.
+// How output rows are cut into tiles. Bands of rows that follow each other may lie side by side in a strip, as if they
+// were one wide band, so that rows which do not fill whole tiles share the last one of all but the last band.
 struct Columns {
   int64_t begin;  // output column of the first tile's lane 0 (-1 when the left taps of column 0 lie inside the image)
   int64_t end;    // one behind the last column whose input any output needs
-  int64_t step;   // columns from tile to tile
-  int64_t n_tiles;
-  bool carry;  // tiles touch and pass sums on; otherwise they overlap by two columns
+  int64_t step;   // lanes from tile to tile
+  bool carry;     // tiles touch and pass sums on; otherwise they overlap by two columns
+  int64_t strip_bands;  // in a strip; the last one may have fewer
+
+  int64_t span() const { return end - begin; }
+  int64_t n_tiles(int64_t bands) const {
+    const int64_t lanes = bands * span() - (carry ? 0 : 2);
+    return lanes <= step ? 1 : (lanes + step - 1) / step;
+  }
 };
 
 }  // namespace pconv
@@ -32,6 +39,8 @@ struct pconv_plan {
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
   int64_t n_bands() const { return (out_h + ukernel->info->band_rows - 1) / ukernel->info->band_rows; }
+  int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
+  int64_t n_strips() const { return (n_bands() + columns.strip_bands - 1) / columns.strip_bands; }
 };
 
 namespace pconv {

@@ -1,5 +1,5 @@
-// Walks a plan: per task (image, band of rows, chunk of filters) packs tile after tile from left to right and runs the
-// ukernel over the chunk's filters. NHWC is staged band by band, so that packing and ukernels know one layout only.
+// Walks a plan: per task (image, strip of rows, chunk of filters) packs tile after tile from left to right and runs the
+// ukernel over the chunk's filters. NHWC is staged strip by strip, so that packing and ukernels know one layout only.
 #include "run.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace pconv {
 namespace {
 
 // Output rows of a plane that NHWC is staged in.
-int64_t stage_rows(const pconv_plan& plan) { return std::min<int64_t>(plan.ukernel->info->band_rows, plan.out_h); }
+int64_t stage_rows(const pconv_plan& plan) { return std::min(plan.strip_rows(), plan.out_h); }
 
 // Places of the parts of a thread's scratch, in bytes from its start; all multiples of kTileAlign.
 struct ScratchLayout {
@@ -30,8 +30,8 @@ struct ScratchLayout {
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
-      stage_out = (stage_in + checked(plan.conv.in_channels) *
-                                  checked(std::min<int64_t>(kernel.band_rows + 2, plan.h)) * checked(plan.w) * bytes)
+      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.strip_rows() + 2, plan.h)) *
+                                  checked(plan.w) * bytes)
                       .round_up(kTileAlign);
       total = (stage_out + checked(plan.conv.out_channels) * checked(stage_rows(plan)) * checked(plan.out_w) * bytes)
                   .round_up(kTileAlign);
@@ -72,22 +72,21 @@ struct RunContext {
 };
 
 // One task's place in the tensors.
-struct Band {
-  int64_t image, y0;     // first output row
-  int rows;              // output rows
-  int64_t rows_to_next;  // from here to the band that this thread will probably take next
+struct Strip {
+  int64_t image, y0, rows;  // first output row and their number
+  int64_t rows_to_next;     // from here to the strip that this thread will probably take next
   Chunk chunk;
 };
 
 constexpr int64_t kStageBlock = 16;  // pixels or channels that are transposed together: a cache line
 
 // Input rows [first, first + n_rows) of the chunk's channels, NHWC -> planes [channel][n_rows][w].
-void stage_input(const RunContext& ctx, const Band& band, int64_t first, int64_t n_rows, float* stage) {
+void stage_input(const RunContext& ctx, const Strip& strip, int64_t first, int64_t n_rows, float* stage) {
   const pconv_plan& p = ctx.plan;
   const int64_t channels = p.conv.in_channels, per_group = channels / p.conv.groups;
-  const int64_t c_begin = band.chunk.group_begin * per_group, c_end = band.chunk.group_end * per_group;
+  const int64_t c_begin = strip.chunk.group_begin * per_group, c_end = strip.chunk.group_end * per_group;
   for (int64_t r = 0; r < n_rows; ++r) {
-    const float* row = ctx.args.x + ((band.image * p.h + first + r) * p.w) * channels;
+    const float* row = ctx.args.x + ((strip.image * p.h + first + r) * p.w) * channels;
     for (int64_t c0 = c_begin; c0 < c_end; c0 += kStageBlock) {
       const int64_t c1 = std::min(c0 + kStageBlock, c_end);
       for (int64_t x = 0; x < p.w; ++x) {
@@ -99,14 +98,14 @@ void stage_input(const RunContext& ctx, const Band& band, int64_t first, int64_t
 
 // Between planes [out_channel][stage_rows()][out_w] and NHWC rows, for the chunk's filters.
 template <bool kToStage, typename Tensor>
-void move_output(const RunContext& ctx, const Band& band, Tensor* tensor, float* stage) {
+void move_output(const RunContext& ctx, const Strip& strip, Tensor* tensor, float* stage) {
   const pconv_plan& p = ctx.plan;
   const int64_t channels = p.conv.out_channels, rows = stage_rows(p);
-  for (int r = 0; r < band.rows; ++r) {
-    Tensor* row = tensor + ((band.image * p.out_h + band.y0 + r) * p.out_w) * channels;
+  for (int r = 0; r < strip.rows; ++r) {
+    Tensor* row = tensor + ((strip.image * p.out_h + strip.y0 + r) * p.out_w) * channels;
     for (int64_t x0 = 0; x0 < p.out_w; x0 += kStageBlock) {
       const int64_t x1 = std::min(x0 + kStageBlock, p.out_w);
-      for (int64_t f = band.chunk.filter_begin; f < band.chunk.filter_end; ++f) {
+      for (int64_t f = strip.chunk.filter_begin; f < strip.chunk.filter_end; ++f) {
         const int64_t c = p.prepacked->filters[f].out_channel;
         float* plane_row = stage + (c * rows + r) * p.out_w;
         for (int64_t x = x0; x < x1; ++x) {
@@ -121,11 +120,23 @@ void move_output(const RunContext& ctx, const Band& band, Tensor* tensor, float*
   }
 }
 
-// Which lanes of tile t are outputs that this tile can store.
-void set_lanes(const pconv_plan& p, int64_t t, Conv3x3Args* args) {
+constexpr int32_t kNoSeam = 1 << 20;  // behind every tile
+
+// Where tile t of a strip begins: the band that its first lane belongs to, and the output column of that lane.
+struct Place {
+  int64_t band, x0;
+};
+
+Place place_of(const pconv_plan& p, int64_t t) {
+  const int64_t lane = t * p.columns.step;
+  const int64_t band = p.columns.strip_bands > 1 ? lane / p.columns.span() : 0;
+  return {band, p.columns.begin + lane - band * p.columns.span()};
+}
+
+// Which lanes of tile t are outputs that this tile can store, for a strip of one band.
+void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, Conv3x3Args* args) {
   const int64_t width = int64_t{p.ukernel->info->vectors} * p.isa->table->lanes;
-  const int64_t x0 = p.columns.begin + t * p.columns.step;
-  const bool first = t == 0, last = t + 1 == p.columns.n_tiles;
+  const bool first = t == 0, last = t + 1 == p.columns.n_tiles(1);
   args->has_prev = p.columns.carry && !first;
   args->has_next = p.columns.carry && !last;
   int64_t begin = std::max<int64_t>(0, -x0), end = std::min(width, p.out_w - x0);
@@ -139,75 +150,109 @@ void set_lanes(const pconv_plan& p, int64_t t, Conv3x3Args* args) {
   args->lane_end = static_cast<int32_t>(std::max<int64_t>(end, 0));
 }
 
-// What to prefetch while tile t runs: the input of the next tile, and from the last tile of a band the first tile of
-// the band that this thread will probably take next, whose pages nobody has touched yet.
-void set_prefetch(const pconv_plan& p, const Band& band, int64_t t, const PackTileArgs& pack, Conv3x3Args* args) {
+// The same for bands side by side, where every lane is an output of one of them.
+void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& place, Conv3x3Args* args) {
+  const int64_t lanes = p.isa->table->lanes, width = p.ukernel->info->vectors * lanes, span = p.columns.span();
+  const int64_t band_rows = p.ukernel->info->band_rows, bands = (strip.rows + band_rows - 1) / band_rows;
+  const int64_t at = place.band * span + place.x0, to_seam = span - place.x0, to_end = bands * span - at;
+  args->has_prev = place.x0 > 0;
+  args->has_next = to_end > width && to_seam != width;
+  args->lane_end = static_cast<int32_t>(std::min(width, to_end));
+  const bool seam = to_seam < std::min(width, to_end);
+  args->seam = seam ? static_cast<int32_t>(to_seam) : kNoSeam;
+  args->rows = static_cast<int32_t>(std::min(band_rows, strip.rows - place.band * band_rows));
+  args->seam_rows = seam ? static_cast<int32_t>(std::min(band_rows, strip.rows - (place.band + 1) * band_rows)) : 0;
+  args->prev_seam = 0;
+  if (place.band > 0 && place.x0 < lanes) args->prev_seam = static_cast<int32_t>((lanes - place.x0) % lanes);
+  args->near_seam = seam || args->prev_seam > 0;
+}
+
+// What to prefetch while tile t of n_tiles runs: the input of the next tile, and from the last tile of a strip the
+// first tile of the strip that this thread will probably take next, whose pages nobody has touched yet. `y_in` is the
+// image row of the strip's first row, `out` its first output row.
+void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_tiles, const PackTileArgs& pack,
+                  int64_t y_in, const float* out, Conv3x3Args* args) {
   args->next_input = nullptr;
   args->next_out = nullptr;
   if (p.conv.groups > 1) return;
-  if (t + 1 < p.columns.n_tiles) {
-    args->next_input = pack.image + pack.y0 * pack.row_stride + pack.x0 + p.columns.step;
+  const int64_t rows = p.ukernel->info->band_rows;
+  if (t + 1 < n_tiles) {
+    const Place next = place_of(p, t + 1);
+    args->next_input = pack.image + (y_in + next.band * rows) * pack.row_stride + next.x0 + 1 - p.conv.pad_left;
     return;
   }
-  const int64_t down = band.rows_to_next, rows = p.ukernel->info->band_rows;
-  if (p.layout != PCONV_NCHW || band.y0 + down + rows > p.out_h || pack.y0 + down + rows + 2 > p.h) return;
-  args->next_input = pack.image + (pack.y0 + down) * pack.row_stride;
-  args->next_out = args->out - (p.columns.begin + t * p.columns.step) + down * args->row_stride;
+  const int64_t down = strip.rows_to_next;
+  if (p.layout != PCONV_NCHW || strip.y0 + down + rows > p.out_h || y_in + down + rows + 2 > p.h) return;
+  args->next_input = pack.image + (y_in + down) * pack.row_stride;
+  args->next_out = out + down * args->row_stride;
 }
 
-// All tiles of a band, left to right. `x` is the plane of input channel 0 and `pack` says where its rows lie;
+// All tiles of a strip, left to right. `x` is the plane of input channel 0 and `pack` says where its rows lie;
 // `out` in `args` is row y0, column 0 of output channel 0.
-void run_tiles(const pconv_plan& p, const Band& band, const float* x, PackTileArgs pack, Conv3x3Args args) {
-  const int64_t groups = p.conv.groups;
+void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTileArgs pack, Conv3x3Args args) {
+  const int64_t groups = p.conv.groups, band_rows = p.ukernel->info->band_rows;
   const int64_t in_per_group = p.conv.in_channels / groups, out_per_group = p.conv.out_channels / groups;
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
   args.prefetch_tile = tile_bytes(p, *p.ukernel) > kL1Bytes;
+  args.rows = static_cast<int32_t>(std::min(strip.rows, band_rows));
+  args.seam = kNoSeam;
+  args.seam_step = band_rows * args.row_stride - p.columns.span();
+  pack.seam_rows = static_cast<int32_t>(band_rows);
+  pack.seam_columns = static_cast<int32_t>(p.columns.span());
   float *const carry = args.carry, *const out = args.out;
   const float* const residual = args.residual;
-  for (int64_t t = 0; t < p.columns.n_tiles; ++t) {
-    const int64_t x0 = p.columns.begin + t * p.columns.step;
-    pack.x0 = static_cast<int32_t>(x0 + 1 - p.conv.pad_left);
-    set_lanes(p, t, &args);
-    args.out = out + x0;
-    args.residual = residual != nullptr ? residual + x0 : nullptr;
-    for (int64_t g = band.chunk.group_begin; g < band.chunk.group_end; ++g) {
-      const int64_t begin = std::max(g * out_per_group, band.chunk.filter_begin);
-      const int64_t end = std::min((g + 1) * out_per_group, band.chunk.filter_end);
+  const int64_t y_in = pack.y0, n_tiles = p.columns.n_tiles((strip.rows + band_rows - 1) / band_rows);
+  for (int64_t t = 0; t < n_tiles; ++t) {
+    const Place place = place_of(p, t);
+    if (p.columns.strip_bands > 1) {
+      set_lanes_of_bands(p, strip, place, &args);
+    } else {
+      set_lanes(p, t, place.x0, &args);
+    }
+    const int64_t down = place.band * band_rows, to_lane_0 = down * args.row_stride + place.x0;
+    pack.x0 = static_cast<int32_t>(place.x0 + 1 - p.conv.pad_left);
+    pack.y0 = static_cast<int32_t>(y_in + down);
+    pack.seam = args.seam;
+    args.out = out + to_lane_0;
+    args.residual = residual != nullptr ? residual + to_lane_0 : nullptr;
+    for (int64_t g = strip.chunk.group_begin; g < strip.chunk.group_end; ++g) {
+      const int64_t begin = std::max(g * out_per_group, strip.chunk.filter_begin);
+      const int64_t end = std::min((g + 1) * out_per_group, strip.chunk.filter_end);
       pack.image = x + g * in_per_group * pack.channel_stride;
       p.ukernel->info->pack(pack);
-      set_prefetch(p, band, t, pack, &args);
+      set_prefetch(p, strip, t, n_tiles, pack, y_in, out, &args);
       args.filters = p.prepacked->filters.data() + begin;
       args.n_filters = static_cast<int32_t>(end - begin);
-      args.carry = carry + (begin - band.chunk.filter_begin) * p.ukernel->info->carry_floats;
+      args.carry = carry + (begin - strip.chunk.filter_begin) * p.ukernel->info->carry_floats;
       p.ukernel->info->compute(args);
     }
   }
 }
 
-void run_nchw(const RunContext& ctx, const Band& band, PackTileArgs pack, Conv3x3Args args) {
+void run_nchw(const RunContext& ctx, const Strip& strip, PackTileArgs pack, Conv3x3Args args) {
   const pconv_plan& p = ctx.plan;
   pack.channel_stride = p.h * p.w;
   pack.row_stride = p.w;
   pack.h = static_cast<int32_t>(p.h);
-  pack.y0 = static_cast<int32_t>(band.y0 - p.conv.pad_top);
+  pack.y0 = static_cast<int32_t>(strip.y0 - p.conv.pad_top);
   args.plane_stride = p.out_h * p.out_w;
   args.row_stride = p.out_w;
-  const ptrdiff_t first = band.image * p.conv.out_channels * args.plane_stride + band.y0 * p.out_w;
+  const ptrdiff_t first = strip.image * p.conv.out_channels * args.plane_stride + strip.y0 * p.out_w;
   args.out = ctx.args.y + first;
   args.residual = ctx.args.residual != nullptr ? ctx.args.residual + first : nullptr;
-  run_tiles(p, band, ctx.args.x + band.image * p.conv.in_channels * pack.channel_stride, pack, args);
+  run_tiles(p, strip, ctx.args.x + strip.image * p.conv.in_channels * pack.channel_stride, pack, args);
 }
 
-void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, PackTileArgs pack, Conv3x3Args args) {
+void run_nhwc(const RunContext& ctx, const Strip& strip, unsigned char* scratch, PackTileArgs pack, Conv3x3Args args) {
   const pconv_plan& p = ctx.plan;
   auto* stage_in = reinterpret_cast<float*>(scratch + ctx.scratch.stage_in.value());
   auto* stage_out = reinterpret_cast<float*>(scratch + ctx.scratch.stage_out.value());
-  const int64_t y_in = band.y0 - p.conv.pad_top, tile_rows = p.ukernel->info->band_rows + 2;
+  const int64_t y_in = strip.y0 - p.conv.pad_top;
   const int64_t first = std::min(std::max<int64_t>(y_in, 0), p.h);
-  const int64_t n_rows = std::max<int64_t>(std::min(y_in + tile_rows, p.h) - first, 0);
-  stage_input(ctx, band, first, n_rows, stage_in);
+  const int64_t n_rows = std::max<int64_t>(std::min(y_in + strip.rows + 2, p.h) - first, 0);
+  stage_input(ctx, strip, first, n_rows, stage_in);
   pack.channel_stride = n_rows * p.w;
   pack.row_stride = p.w;
   pack.h = static_cast<int32_t>(n_rows);
@@ -216,11 +261,11 @@ void run_nhwc(const RunContext& ctx, const Band& band, unsigned char* scratch, P
   args.row_stride = p.out_w;
   args.out = stage_out;
   if (ctx.args.residual != nullptr) {
-    move_output<true>(ctx, band, ctx.args.residual, stage_out);
+    move_output<true>(ctx, strip, ctx.args.residual, stage_out);
     args.residual = stage_out;
   }
-  run_tiles(p, band, stage_in, pack, args);
-  move_output<false>(ctx, band, ctx.args.y, stage_out);
+  run_tiles(p, strip, stage_in, pack, args);
+  move_output<false>(ctx, strip, ctx.args.y, stage_out);
 }
 
 void run_task(void* context, int64_t index) noexcept {
@@ -234,9 +279,9 @@ void run_task(void* context, int64_t index) noexcept {
     return;
   }
   const int64_t place = index / ctx.schedule.n_chunks;
-  const int rows = p.ukernel->info->band_rows;
-  Band band = {place / p.n_bands(), place % p.n_bands() * rows, rows, ctx.schedule.bands_ahead * rows, chunk};
-  band.rows = static_cast<int>(std::min<int64_t>(rows, p.out_h - band.y0));
+  Strip strip = {place / p.n_strips(), place % p.n_strips() * p.strip_rows(), p.strip_rows(),
+                 ctx.schedule.strips_ahead * p.strip_rows(), chunk};
+  strip.rows = std::min(strip.rows, p.out_h - strip.y0);
 
   PackTileArgs pack = {};
   pack.n_channels = static_cast<int32_t>(p.conv.in_channels / p.conv.groups);
@@ -244,14 +289,13 @@ void run_task(void* context, int64_t index) noexcept {
   pack.tile = reinterpret_cast<float*>(scratch);
   Conv3x3Args args = {};
   args.tile = pack.tile;
-  args.rows = band.rows;
   args.carry = reinterpret_cast<float*>(scratch + ctx.scratch.carry.value());
   args.clamp_min = ctx.args.clamp_min;
   args.clamp_max = ctx.args.clamp_max;
   if (p.layout == PCONV_NCHW) {
-    run_nchw(ctx, band, pack, args);
+    run_nchw(ctx, strip, pack, args);
   } else {
-    run_nhwc(ctx, band, scratch, pack, args);
+    run_nhwc(ctx, strip, scratch, pack, args);
   }
 }
 

@@ -1,4 +1,4 @@
-// Cuts (images x row bands x filters) into tasks. Sums never depend on the cut: each output belongs to one filter.
+// Cuts (images x strips of rows x filters) into tasks. Sums never depend on the cut: each output belongs to one filter.
 #include "schedule.h"
 
 #include <algorithm>
@@ -12,12 +12,12 @@ constexpr int64_t kTasksPerThread = 4, kMinFilters = 16;
 }  // namespace
 
 Schedule make_schedule(const pconv_plan& plan, int n_threads) {
-  const int64_t bands = plan.n * plan.n_bands();
-  Schedule s = {1, bands, n_threads};
-  if (n_threads > 1 && bands > 0) {
-    const int64_t wanted = (kTasksPerThread * n_threads + bands - 1) / bands;
+  const int64_t strips = plan.n * plan.n_strips();
+  Schedule s = {1, strips, n_threads};
+  if (n_threads > 1 && strips > 0) {
+    const int64_t wanted = (kTasksPerThread * n_threads + strips - 1) / strips;
     s.n_chunks = std::max<int64_t>(1, std::min(wanted, plan.conv.out_channels / kMinFilters));
-    s.n_tasks = bands * s.n_chunks;
+    s.n_tasks = strips * s.n_chunks;
   }
   return s;
 }

@@ -14,11 +14,11 @@ struct Chunk {
   int64_t group_begin, group_end;
 };
 
-// Tasks are (image, band of rows, chunk of filters). Columns are never cut: neighbouring tiles pass sums on.
+// Tasks are (image, strip of rows, chunk of filters). Columns are never cut: neighbouring tiles pass sums on.
 struct Schedule {
   int64_t n_chunks;
   int64_t n_tasks;
-  int64_t bands_ahead;  // how many bands further a thread's next task probably lies (tasks are handed out in order)
+  int64_t strips_ahead;  // how many strips further a thread's next task probably lies (tasks are handed out in order)
 };
 
 Schedule make_schedule(const pconv_plan& plan, int n_threads);

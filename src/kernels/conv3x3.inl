@@ -12,11 +12,14 @@ class Conv3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
   static constexpr int kRowFloats = kVectors * Vec::kLanes;  // of the tile
-  // Per row: the unfinished last vector, then the vector whose last left sum moves into the next tile. Whole vectors:
-  // one instruction stores or loads the two on NEON, and on AVX-512 storing single lanes costs more than the memory
-  // saves.
-  static constexpr int kCarryPitch = 2 * Vec::kLanes;
-  static constexpr int kCarryFloats = kRows * kCarryPitch;
+  // Per row: the unfinished last vector, and the last lanes of the left sums, one of which moves into the next tile.
+  // Side by side where the two are of one size (one instruction stores or loads both on NEON), otherwise in two arrays:
+  // carries come from L2 and every line less counts.
+  static constexpr int kLastPitch = Vec::kLastLanes == Vec::kLanes ? 2 * Vec::kLanes : Vec::kLastLanes;
+  static constexpr int kUnfinishedPitch = Vec::kLastLanes == Vec::kLanes ? 2 * Vec::kLanes : Vec::kLanes;
+  static constexpr int kLastBegin = Vec::kLastLanes == Vec::kLanes ? Vec::kLanes : kRows * Vec::kLanes;
+  static constexpr int kCarryFloats =
+      (kRows * (Vec::kLanes + Vec::kLastLanes) + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
 
   static void compute(const Conv3x3Args& args) noexcept {
     float* carry = args.carry;
@@ -73,7 +76,9 @@ class Conv3x3 {
     float* const out = args.out + filter.out_channel * args.plane_stride;
     const bool all_rows = args.rows == kRows;
     const bool inner = all_rows && args.has_prev && args.has_next && args.prev_lane_begin == 0;
-    if (args.residual != nullptr) {
+    if (args.near_seam) {
+      finish_near_seam(args, s, carry, out);
+    } else if (args.residual != nullptr) {
       finish<Finish::kResidual>(args, s, carry, out, args.residual + (out - args.out));
     } else if (inner) {
       finish<Finish::kInner>(args, s, carry, out, nullptr);
@@ -167,10 +172,10 @@ class Conv3x3 {
     ptrdiff_t row = 0;
     static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
       if (!kAllRows && r >= args.rows) return;
-      float *const unfinished = carry + r * kCarryPitch, *const last_left = unfinished + Vec::kLanes;
+      float *const unfinished = carry + r * kUnfinishedPitch, *const last_left = carry + kLastBegin + r * kLastPitch;
       Reg below = Vec::zero();
       if (has_prev) {
-        below = Vec::load(last_left);
+        below = Vec::load_last(last_left);
         const Reg right = Vec::shift_down(Vec::zero(), s.sum[2][r][0]);
         emit(row - Vec::kLanes, Vec::add(Vec::load(unfinished), right), Vec::lanes(prev_begin, Vec::kLanes));
       }
@@ -181,12 +186,53 @@ class Conv3x3 {
         const Reg y = Vec::add(Vec::add(s.sum[1][r][c], left), right);
         if (kLast && has_next) {
           Vec::store(unfinished, y);
-          Vec::store(last_left, s.sum[0][r][c]);
+          Vec::store_last(last_left, s.sum[0][r][c]);
         } else {
           emit(row + c * Vec::kLanes, y, Vec::lanes(begin - c * Vec::kLanes, end - c * Vec::kLanes));
         }
       });
       row += args.row_stride;
+    });
+  }
+
+  // The same where lanes belong to two bands: sums at the seam stay in theirs, vectors are stored in two parts.
+  static PCONV_INLINE void finish_near_seam(const Conv3x3Args& args, const Sums& s, float* carry, float* out) {
+    const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
+    const ptrdiff_t to_residual = args.residual != nullptr ? args.residual - args.out : 0;
+    const auto emit = [&](float* to, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {
+      if (args.residual != nullptr) y = Vec::add(y, Vec::load_lanes(to + to_residual, stored));
+      Vec::store_lanes(to, Vec::clamp(y, lo, hi), stored);
+    };
+    const int seam = args.seam, begin = args.lane_begin, end = args.lane_end;
+    const int prev_seam = args.prev_seam, prev_begin = args.prev_lane_begin;
+    static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
+      float *const unfinished = carry + r * kUnfinishedPitch, *const last_left = carry + kLastBegin + r * kLastPitch;
+      float* const row = out + r * args.row_stride;
+      Reg below = Vec::zero();
+      if (args.has_prev) {
+        below = Vec::load_last(last_left);
+        const Reg y = Vec::add(Vec::load(unfinished), Vec::shift_down(Vec::zero(), s.sum[2][r][0]));
+        if (prev_seam > 0) emit(row - args.seam_step - Vec::kLanes, y, Vec::lanes(prev_begin, prev_seam));
+        if (r < args.rows)
+          emit(row - Vec::kLanes, y, Vec::lanes(prev_begin > prev_seam ? prev_begin : prev_seam, Vec::kLanes));
+      }
+      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+        constexpr bool kLast = c + 1 == kVectors;
+        constexpr int kLane = c * Vec::kLanes, kPrev = c == 0 ? 0 : c - 1, kNext = kLast ? c : c + 1;
+        const Reg lefts = Vec::clear_lane(s.sum[0][r][c], seam - 1 - kLane);
+        const Reg prev_lefts = c == 0 ? below : Vec::clear_lane(s.sum[0][r][kPrev], seam - 1 - kLane + Vec::kLanes);
+        const Reg rights = Vec::clear_lane(s.sum[2][r][c], seam - kLane);
+        const Reg next_rights = kLast ? Vec::zero() : Vec::clear_lane(s.sum[2][r][kNext], seam - kLane - Vec::kLanes);
+        const Reg left = Vec::shift_up(lefts, prev_lefts), right = Vec::shift_down(rights, next_rights);
+        const Reg y = Vec::add(Vec::add(s.sum[1][r][c], left), right);
+        if (kLast && args.has_next) {
+          Vec::store(unfinished, y);
+          Vec::store_last(last_left, s.sum[0][r][c]);
+        } else {
+          if (r < args.rows) emit(row + kLane, y, Vec::lanes(begin - kLane, (end < seam ? end : seam) - kLane));
+          if (r < args.seam_rows) emit(row + args.seam_step + kLane, y, Vec::lanes(seam - kLane, end - kLane));
+        }
+      });
     });
   }
 };

@@ -6,6 +6,7 @@ template <int kTileRows, int kRowFloats>
 class TilePacker {
  public:
   static void pack(const PackTileArgs& args) noexcept {
+    if (args.seam < kRowFloats) return pack_over_seam(args);
     const bool columns_inside = args.x0 >= 0 && args.x0 + kRowFloats <= args.w;
     const bool inside = columns_inside && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
     float* out = args.tile;
@@ -46,6 +47,40 @@ class TilePacker {
       }
     }
   }
+
+  // Image rows from y on, and the columns [begin, end) of the tile that come from them.
+  struct Piece {
+    int y, begin, end;
+    const float* plane;  // where the first float of the window's first row would be; may lie outside the image
+
+    Piece(const PackTileArgs& args, int first_row, int x, int seam_begin, int seam_end)
+        : y(first_row),
+          begin(seam_begin > -x ? seam_begin : -x),
+          end(seam_end < args.w - x ? seam_end : args.w - x),
+          plane(args.image + first_row * args.row_stride + x) {}
+
+    // Columns c and after of row i; zeros elsewhere.
+    PCONV_INLINE Vec::Reg load(const PackTileArgs& args, int i, int c) const {
+      const int from = begin > c ? begin - c : 0, to = end - c < Vec::kLanes ? end - c : Vec::kLanes;
+      if (y + i < 0 || y + i >= args.h || from >= to) return Vec::zero();
+      return Vec::load_lanes(plane + i * args.row_stride + c, Vec::lanes(from, to));
+    }
+  };
+
+  static void pack_over_seam(const PackTileArgs& args) noexcept {
+    Piece above(args, args.y0, args.x0, 0, args.seam);
+    Piece below(args, args.y0 + args.seam_rows, args.x0 - args.seam_columns, args.seam, kRowFloats);
+    float* out = args.tile;
+    for (int ch = 0; ch < args.n_channels; ++ch) {
+      for (int i = 0; i < kTileRows; ++i, out += kRowFloats) {
+        for (int c = 0; c < kRowFloats; c += Vec::kLanes) {
+          Vec::store(out + c, Vec::add(above.load(args, i, c), below.load(args, i, c)));  // one of the two is zero
+        }
+      }
+      above.plane += args.channel_stride;
+      below.plane += args.channel_stride;
+    }
+  }
 };
 
 // What a ukernel of kRows x kVectors tiles asks for while it runs a list of filters: output lines of the filters ahead,
@@ -72,6 +107,10 @@ class BandPrefetch {
     const float* out = lines + filter.out_channel * args_.plane_stride;
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args_.row_stride + c * Vec::kLanes, 1, 3);
+    }
+    if (!args_.near_seam) return;
+    for (int r = 0; r < kRows; ++r) {
+      __builtin_prefetch(out + args_.seam_step + r * args_.row_stride + kVectors * Vec::kLanes - 1, 1, 3);
     }
   }
 

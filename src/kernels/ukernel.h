@@ -43,6 +43,9 @@ struct FilterProgram {
 // One tile of rows x (vectors * lanes) outputs of a stride-1 3x3 convolution, for a list of filters.
 // Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
 // left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
+// A tile may reach over a seam (docs/ARCHITECTURE.md: strips): lanes from `seam` on belong to the band below, where
+// lane j is output column x0 + j again once `out` has moved by seam_step. No sum crosses a seam. `rows` counts for the
+// band of lane 0.
 // A whole-map ukernel (KernelInfo::whole_map) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
 // gaps (row_stride == lane_end): no carry, no prefetch.
 struct Conv3x3Args {
@@ -54,6 +57,11 @@ struct Conv3x3Args {
   bool has_prev;                       // carry holds the last vectors of the tile to the left; they are stored here
   bool has_next;                       // a tile follows to the right: leave the last vectors in carry
   int32_t prev_lane_begin;             // first lane of the left tile's last vector to store
+  bool near_seam;                      // this tile or the left tile's last vector reaches over a seam
+  int32_t seam;                        // first lane behind it, or at least the tile's lanes: none
+  int32_t seam_rows;                   // output rows to store behind it
+  int32_t prev_seam;                   // in the left tile's last vector the first lane behind its seam; 0: none
+  ptrdiff_t seam_step;                 // floats from a lane's output before a seam to the same lane's behind it
   float* carry;                        // [n_filters][carry_floats of the ukernel], aligned to a vector
   float* out;                          // lane 0, row 0 of output channel 0
   const float* residual;               // as out, or null
@@ -68,13 +76,15 @@ struct Conv3x3Args {
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
-// Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused.
+// Columns from x0 + seam on are taken from seam_rows rows further down and seam_columns columns to the left.
+// Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused, no seam.
 struct PackTileArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
   int32_t n_channels, h, w;
   int32_t y0, x0;  // may be negative
-  float* tile;     // [n_channels][rows + 2][vectors * lanes]
+  int32_t seam, seam_rows, seam_columns;
+  float* tile;  // [n_channels][rows + 2][vectors * lanes]
 };
 
 using Conv3x3Fn = void (*)(const Conv3x3Args&) noexcept;

@@ -26,6 +26,13 @@ struct Vec {
   static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
   static PCONV_INLINE void store(float* p, Reg v) { _mm256_store_ps(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm256_storeu_ps(p, v); }
+  // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.
+  static constexpr int kLastLanes = 4;
+  static PCONV_INLINE void store_last(float* p, Reg v) { _mm_store_ps(p, _mm256_extractf128_ps(v, 1)); }
+  static PCONV_INLINE Reg load_last(const float* p) {
+    const __m128 last = _mm_load_ps(p);
+    return _mm256_set_m128(last, last);
+  }
   static PCONV_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return _mm256_fmadd_ps(a, b, sum); }
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
@@ -37,6 +44,10 @@ struct Vec {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+  }
+  // v with one lane zero, unless `lane` lies outside.
+  static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
+    return _mm256_andnot_ps(_mm256_castsi256_ps(lanes(lane, lane + 1)), v);
   }
   // The other lanes are zero and their memory is not touched.
   static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return _mm256_maskload_ps(p, lanes); }

@@ -32,6 +32,10 @@ struct Vec {
   static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
   static PCONV_INLINE void store(float* p, Reg v) { _mm512_store_ps(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.
+  static constexpr int kLastLanes = 4;
+  static PCONV_INLINE void store_last(float* p, Reg v) { _mm_store_ps(p, _mm512_extractf32x4_ps(v, 3)); }
+  static PCONV_INLINE Reg load_last(const float* p) { return _mm512_broadcast_f32x4(_mm_load_ps(p)); }
   static PCONV_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return _mm512_fmadd_ps(a, b, sum); }
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
@@ -43,6 +47,10 @@ struct Vec {
     begin = begin > 0 ? begin : 0;
     end = end < kLanes ? end : kLanes;
     return end <= begin ? 0 : static_cast<Lanes>((0xffffu >> (kLanes - (end - begin))) << begin);
+  }
+  // v with one lane zero, unless `lane` lies outside.
+  static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
+    return _mm512_maskz_mov_ps(static_cast<Lanes>(~lanes(lane, lane + 1)), v);
   }
   // The other lanes are zero and their memory is not touched.
   static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, p); }

@@ -27,6 +27,10 @@ struct Vec {
   static PCONV_INLINE Reg load_unaligned(const float* p) { return vld1q_f32(p); }
   static PCONV_INLINE void store(float* p, Reg v) { vst1q_f32(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { vst1q_f32(p, v); }
+  // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.
+  static constexpr int kLastLanes = 4;
+  static PCONV_INLINE void store_last(float* p, Reg v) { vst1q_f32(p, v); }
+  static PCONV_INLINE Reg load_last(const float* p) { return vld1q_f32(p); }
   static PCONV_INLINE Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return vfmaq_f32(sum, a, b); }
   // FMAX and FMIN return NaN when either operand is NaN.
@@ -37,6 +41,12 @@ struct Vec {
     int begin, end;
   };
   static PCONV_INLINE Lanes lanes(int begin, int end) { return {begin, end}; }
+  // v with one lane zero, unless `lane` lies outside.
+  static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
+    const int32_t numbers[kLanes] = {0, 1, 2, 3};
+    const uint32x4_t cleared = vceqq_s32(vld1q_s32(numbers), vdupq_n_s32(lane));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), cleared));
+  }
   // The other lanes are zero and their memory is not touched.
   static PCONV_INLINE Reg load_lanes(const float* p, Lanes l) {
     if (l.begin <= 0 && l.end >= kLanes) return vld1q_f32(p);

@@ -22,6 +22,9 @@ struct Vec {
   static PCONV_INLINE Reg load_unaligned(const float* p) { return *p; }
   static PCONV_INLINE void store(float* p, Reg v) { *p = v; }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { *p = v; }
+  static constexpr int kLastLanes = 1;
+  static PCONV_INLINE void store_last(float* p, Reg v) { *p = v; }
+  static PCONV_INLINE Reg load_last(const float* p) { return *p; }
   static PCONV_INLINE Reg add(Reg a, Reg b) { return a + b; }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return sum + a * b; }
   // NaN in x passes: both comparisons are false.
@@ -32,6 +35,7 @@ struct Vec {
 
   using Lanes = bool;
   static PCONV_INLINE Lanes lanes(int begin, int end) { return begin <= 0 && end > 0; }
+  static PCONV_INLINE Reg clear_lane(Reg v, int lane) { return lane == 0 ? 0.0f : v; }
   static PCONV_INLINE Reg load_lanes(const float* p, Lanes lanes) { return lanes ? *p : 0.0f; }
   static PCONV_INLINE void store_lanes(float* p, Reg v, Lanes lanes) {
     if (lanes) *p = v;
