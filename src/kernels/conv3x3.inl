@@ -24,9 +24,10 @@ class Conv3x3 {
   static void compute(const Conv3x3Args& args) noexcept {
     float* carry = args.carry;
     Prefetch prefetch(args);
+    const Finish kind = kind_of_finish(args);
     for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
       prefetch.next_filter(*filter, end);
-      one_filter(args, *filter, carry);
+      one_filter(args, *filter, kind, carry);
       carry += kCarryFloats;
     }
   }
@@ -39,18 +40,32 @@ class Conv3x3 {
 
   // Ways to end a filter, so that frequent tiles ask nothing per row.
   enum class Finish {
-    kInner,  // tiles on both sides, all rows and lanes
-    kAlone,  // sums neither come nor go, all rows
+    kInner,       // tiles on both sides, all rows and lanes
+    kInnerNoMax,  // the same, and sums have no upper bound: no activation, ReLU
+    kAlone,       // sums neither come nor go, all rows
     kAny,
     kResidual,  // any, with a residual
+    kSeam,      // near a seam, with or without a residual
   };
+
+  static Finish kind_of_finish(const Conv3x3Args& args) {
+    if (args.near_seam) return Finish::kSeam;
+    if (args.residual != nullptr) return Finish::kResidual;
+    const bool all_rows = args.rows == kRows;
+    if (all_rows && args.has_prev && args.has_next && args.prev_lane_begin == 0) {
+      return args.clamp_max == __builtin_inff() ? Finish::kInnerNoMax : Finish::kInner;
+    }
+    // Short vectors hardly ever overlap.
+    if (Vec::kLanes > 4 && all_rows && !args.has_prev && !args.has_next) return Finish::kAlone;
+    return Finish::kAny;
+  }
 
   // sum[dx][row][vector]: dx 0, 1, 2 = taps of the left, centre and right column, not yet shifted.
   struct Sums {
     Reg sum[3][kRows][kVectors];
   };
 
-  static PCONV_INLINE void one_filter(const Conv3x3Args& args, const FilterProgram& filter, float* carry) {
+  static PCONV_INLINE void one_filter(const Conv3x3Args& args, const FilterProgram& filter, Finish kind, float* carry) {
     Sums s;
     const Reg bias = Vec::broadcast(filter.bias);
     static_for<kRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
@@ -74,18 +89,20 @@ class Conv3x3 {
       }
     }
     float* const out = args.out + filter.out_channel * args.plane_stride;
-    const bool all_rows = args.rows == kRows;
-    const bool inner = all_rows && args.has_prev && args.has_next && args.prev_lane_begin == 0;
-    if (args.near_seam) {
-      finish_near_seam(args, s, carry, out);
-    } else if (args.residual != nullptr) {
-      finish<Finish::kResidual>(args, s, carry, out, args.residual + (out - args.out));
-    } else if (inner) {
-      finish<Finish::kInner>(args, s, carry, out, nullptr);
-    } else if (Vec::kLanes > 4 && all_rows && !args.has_prev && !args.has_next) {  // short vectors hardly ever overlap
-      finish<Finish::kAlone>(args, s, carry, out, nullptr);
-    } else {
-      finish<Finish::kAny>(args, s, carry, out, nullptr);
+    switch (kind) {
+      case Finish::kInner:
+        return finish<Finish::kInner>(args, s, carry, out, nullptr);
+      case Finish::kInnerNoMax:
+        return finish<Finish::kInnerNoMax>(args, s, carry, out, nullptr);
+      case Finish::kAlone:
+        if constexpr (Vec::kLanes > 4) finish<Finish::kAlone>(args, s, carry, out, nullptr);
+        return;
+      case Finish::kAny:
+        return finish<Finish::kAny>(args, s, carry, out, nullptr);
+      case Finish::kResidual:
+        return finish<Finish::kResidual>(args, s, carry, out, args.residual + (out - args.out));
+      case Finish::kSeam:
+        return finish_near_seam(args, s, carry, out);
     }
   }
 
@@ -155,20 +172,22 @@ class Conv3x3 {
   template <Finish kKind>
   static PCONV_INLINE void finish(const Conv3x3Args& args, const Sums& s, float* carry, float* out,
                                   const float* residual) {
-    constexpr bool kInner = kKind == Finish::kInner, kAllRows = kInner || kKind == Finish::kAlone;
+    constexpr bool kInner = kKind == Finish::kInner || kKind == Finish::kInnerNoMax;
+    constexpr bool kAllRows = kInner || kKind == Finish::kAlone;
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
     const bool has_prev = kInner || (kKind != Finish::kAlone && args.has_prev);
     const bool has_next = kInner || (kKind != Finish::kAlone && args.has_next);
     const int prev_begin = args.prev_lane_begin, begin = args.lane_begin, end = args.lane_end;
     const auto emit = [&](ptrdiff_t at, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {
       if constexpr (kKind == Finish::kResidual) y = Vec::add(y, Vec::load_lanes(residual + at, stored));
-      y = Vec::clamp(y, lo, hi);
+      y = kKind == Finish::kInnerNoMax ? Vec::at_least(y, lo) : Vec::clamp(y, lo, hi);
       if constexpr (kInner) {
         Vec::store_unaligned(out + at, y);
       } else {
         Vec::store_lanes(out + at, y, stored);
       }
     };
+    const ptrdiff_t row_stride = args.row_stride;
     ptrdiff_t row = 0;
     static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
       if (!kAllRows && r >= args.rows) return;
@@ -176,8 +195,9 @@ class Conv3x3 {
       Reg below = Vec::zero();
       if (has_prev) {
         below = Vec::load_last(last_left);
+        const Reg prev = Vec::load(unfinished);
         const Reg right = Vec::shift_down(Vec::zero(), s.sum[2][r][0]);
-        emit(row - Vec::kLanes, Vec::add(Vec::load(unfinished), right), Vec::lanes(prev_begin, Vec::kLanes));
+        emit(row - Vec::kLanes, Vec::add(prev, right), Vec::lanes(prev_begin, Vec::kLanes));
       }
       static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
         constexpr bool kLast = c + 1 == kVectors;
@@ -191,7 +211,7 @@ class Conv3x3 {
           emit(row + c * Vec::kLanes, y, Vec::lanes(begin - c * Vec::kLanes, end - c * Vec::kLanes));
         }
       });
-      row += args.row_stride;
+      row += row_stride;
     });
   }
 

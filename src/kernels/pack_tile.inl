@@ -9,14 +9,15 @@ class TilePacker {
     if (args.seam < kRowFloats) return pack_over_seam(args);
     const bool columns_inside = args.x0 >= 0 && args.x0 + kRowFloats <= args.w;
     const bool inside = columns_inside && args.y0 >= 0 && args.y0 + kTileRows <= args.h;
+    const ptrdiff_t row_stride = args.row_stride;  // the stores might alias args
     float* out = args.tile;
-    const float* plane = args.image + args.y0 * args.row_stride + args.x0;
+    const float* plane = args.image + args.y0 * row_stride + args.x0;
     for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride, out += kTileRows * kRowFloats) {
       if (inside) {
         const float* row = plane;
         static_for<kTileRows>([&](auto i) PCONV_INLINE_LAMBDA {
           copy_row(row, out + i * kRowFloats);
-          row += args.row_stride;
+          row += row_stride;
         });
       } else {
         pack_at_edge(args, plane, columns_inside, out);
@@ -26,7 +27,9 @@ class TilePacker {
 
  private:
   static PCONV_INLINE void copy_row(const float* row, float* out) {
-    for (int c = 0; c < kRowFloats; c += Vec::kLanes) Vec::store(out + c, Vec::load_unaligned(row + c));
+    Vec::Reg v[kRowFloats / Vec::kLanes];  // loads first: NEON has one instruction for two loads or stores
+    for (int c = 0; c < kRowFloats; c += Vec::kLanes) v[c / Vec::kLanes] = Vec::load_unaligned(row + c);
+    for (int c = 0; c < kRowFloats; c += Vec::kLanes) Vec::store(out + c, v[c / Vec::kLanes]);
   }
 
   // `plane` is where the first float of the first row would be; it may lie outside the image.

@@ -36,7 +36,8 @@ struct Vec {
   static PCONV_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return _mm256_fmadd_ps(a, b, sum); }
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
-  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm256_min_ps(hi, _mm256_max_ps(lo, x)); }
+  static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return _mm256_max_ps(lo, x); }
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm256_min_ps(hi, at_least(x, lo)); }
 
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __m256i;

@@ -34,7 +34,8 @@ struct Vec {
   static PCONV_INLINE Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return vfmaq_f32(sum, a, b); }
   // FMAX and FMIN return NaN when either operand is NaN.
-  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(vmaxq_f32(x, lo), hi); }
+  static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return vmaxq_f32(x, lo); }
+  static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(at_least(x, lo), hi); }
 
   // Lanes [begin, end) of a vector; both may lie outside it.
   struct Lanes {

@@ -28,8 +28,9 @@ struct Vec {
   static PCONV_INLINE Reg add(Reg a, Reg b) { return a + b; }
   static PCONV_INLINE Reg fma(Reg a, Reg b, Reg sum) { return sum + a * b; }
   // NaN in x passes: both comparisons are false.
+  static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return x < lo ? lo : x; }
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) {
-    x = x < lo ? lo : x;
+    x = at_least(x, lo);
     return x > hi ? hi : x;
   }
 
