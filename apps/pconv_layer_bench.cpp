@@ -29,6 +29,7 @@ constexpr char kUsage[] =
     "  --threads N          threads of a run (1)\n"
     "  --isa NAME           instruction set; default: the best of this CPU\n"
     "  --ukernel NAME       force a ukernel\n"
+    "  --no-reorder         without filter kernel reorder: kernels by channel, filters as they come, no merged runs\n"
     "  --rounds N           measured rounds; the median counts (11)\n"
     "  --repeat N           runs of a round; 0: as many as take 20 ms (0)\n"
     "  --runs N --no-timing do N runs and measure nothing\n"
@@ -42,12 +43,12 @@ struct Options {
   uint64_t seed = 0;
   int threads = 1, rounds = 11, repeat = 0, runs = 0;
   std::string isa, ukernel, patterns = "scp4";
-  bool dense = false, timing = true, json = false, list = false;
+  bool dense = false, reorder = true, timing = true, json = false, list = false;
 };
 
 struct Result {
   pconv_plan_info plan;
-  double median_ms, useful_gflops, peak_fraction;
+  double median_ms, best_ms, useful_gflops, peak_fraction;
 };
 
 void check(pconv_status status) {
@@ -99,6 +100,8 @@ void parse_patterns(const std::string& text, Options* options) {
 bool parse_switch(const std::string& name, Options* options) {
   if (name == "--dense") {
     options->dense = true;
+  } else if (name == "--no-reorder") {
+    options->reorder = false;
   } else if (name == "--no-timing") {
     options->timing = false;
   } else if (name == "--json") {
@@ -215,6 +218,7 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
   shape.layout = PCONV_NCHW;
   shape.isa = options.isa.empty() ? nullptr : options.isa.c_str();
   shape.ukernel = options.ukernel.empty() ? nullptr : options.ukernel.c_str();
+  shape.no_reorder = options.reorder ? 0 : 1;
   pconv_plan* plan = nullptr;
   pconv_status status = pconv_plan_conv(packed, &shape, &plan);
   pconv_free_packed(packed);
@@ -234,8 +238,8 @@ Buffer allocate(int64_t n_floats) {
   return Buffer(static_cast<float*>(::operator new(bytes, FreeBuffer::kCacheLine)));
 }
 
-// Median over rounds of the milliseconds of one run.
-double measure_ms(const Options& options, const pconv_plan* plan, const pconv_run_args& args) {
+// Median and best over rounds of the milliseconds of one run.
+void measure_ms(const Options& options, const pconv_plan* plan, const pconv_run_args& args, Result* result) {
   using Clock = std::chrono::steady_clock;
   auto round_ms = [&](int repeat) {
     auto start = Clock::now();
@@ -247,8 +251,9 @@ double measure_ms(const Options& options, const pconv_plan* plan, const pconv_ru
   if (repeat == 0) repeat = static_cast<int>(std::clamp(20.0 / std::max(round_ms(3), 1e-5), 1.0, 1e6));
   std::vector<double> rounds;
   for (int i = 0; i < options.rounds; ++i) rounds.push_back(round_ms(repeat));
-  std::nth_element(rounds.begin(), rounds.begin() + rounds.size() / 2, rounds.end());
-  return rounds[rounds.size() / 2];
+  std::sort(rounds.begin(), rounds.end());
+  result->median_ms = rounds[rounds.size() / 2];
+  result->best_ms = rounds[0];
 }
 
 Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) {
@@ -266,7 +271,7 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
   args.n_threads = options.threads;
   for (int i = 0; i < options.runs; ++i) check(pconv_run_plan(plan.get(), &args));
   if (!options.timing) return result;
-  result.median_ms = measure_ms(options, plan.get(), args);
+  measure_ms(options, plan.get(), args, &result);
   double useful_flop = 2.0 * static_cast<double>(result.plan.nnz * result.plan.out_h * result.plan.out_w);
   result.useful_gflops = useful_flop / result.median_ms * 1e-6;
   double peak_gflops = 0;
@@ -281,16 +286,19 @@ void print(const Options& options, const Result& result) {
   const char* format =
       options.json
           ? "{\"ic\": %lld, \"oc\": %lld, \"h\": %lld, \"w\": %lld, \"pattern_set\": \"%s\", \"density\": %.6f, "
-            "\"isa\": \"%s\", \"ukernel\": \"%s\", \"threads\": %d"
-          : "layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d\n";
+            "\"isa\": \"%s\", \"ukernel\": \"%s\", \"threads\": %d, \"runs\": %lld, \"added_taps\": %lld"
+          : "layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d  runs %lld  added "
+            "taps %lld\n";
   std::printf(format, static_cast<long long>(options.in_channels), static_cast<long long>(options.out_channels),
               static_cast<long long>(options.h), static_cast<long long>(options.w),
               options.dense ? "dense" : options.patterns.c_str(), density, result.plan.isa, result.plan.ukernel,
-              options.threads);
+              options.threads, static_cast<long long>(result.plan.n_runs),
+              static_cast<long long>(result.plan.added_taps));
   if (options.timing) {
-    const char* times = options.json ? ", \"ms\": %.6f, \"useful_gflops\": %.3f, \"peak_fraction\": %.4f"
-                                     : "median %.4f ms  useful %.1f GFLOP/s  peak fraction %.3f\n";
-    std::printf(times, result.median_ms, result.useful_gflops, result.peak_fraction);
+    const char* times = options.json
+                            ? ", \"ms\": %.6f, \"best_ms\": %.6f, \"useful_gflops\": %.3f, \"peak_fraction\": %.4f"
+                            : "median %.4f ms  best %.4f ms  useful %.1f GFLOP/s  peak fraction %.3f\n";
+    std::printf(times, result.median_ms, result.best_ms, result.useful_gflops, result.peak_fraction);
   }
   if (options.json) std::printf("}\n");
 }

@@ -252,6 +252,7 @@ cdef class PackedConv:
         options.layout = PCONV_NHWC if channels_last else PCONV_NCHW
         options.isa = isa
         options.ukernel = NULL
+        options.no_reorder = 0
         if ukernel is not None:
             options.ukernel = ukernel
         cdef _Plan plan = _Plan.__new__(_Plan)
@@ -262,7 +263,9 @@ cdef class PackedConv:
         return plan
 
     def plan_info(self, int64_t n, int64_t h, int64_t w, bint channels_last=False, isa=None, ukernel=None):
-        """What would run for this input: isa, ukernel, out_h, out_w, nnz, prepacked_bytes, scratch_bytes_per_thread."""
+        """What would run for this input: isa, ukernel, out_h, out_w, nnz, n_runs (of kernels under one pattern, short
+        ones merged), added_taps (zero weights that run beside the kept ones), prepacked_bytes,
+        scratch_bytes_per_thread."""
         cdef pconv_plan_info info
         _check(pconv_query_plan(self._plan(n, h, w, channels_last, isa, ukernel).handle, &info))
         return {
@@ -271,6 +274,8 @@ cdef class PackedConv:
             "out_h": info.out_h,
             "out_w": info.out_w,
             "nnz": info.nnz,
+            "n_runs": info.n_runs,
+            "added_taps": info.added_taps,
             "prepacked_bytes": info.prepacked_bytes,
             "scratch_bytes_per_thread": info.scratch_bytes_per_thread,
         }

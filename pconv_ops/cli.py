@@ -72,6 +72,15 @@ def layer_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def map_size(text: str) -> tuple[int, int]:
+    """H,W"""
+    try:
+        h, w = (positive_int(part) for part in text.split(","))
+    except (argparse.ArgumentTypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need H,W, each >= 1") from None
+    return h, w
+
+
 def add_pruning(parser: argparse.ArgumentParser) -> None:
     """The options that say how weights are pruned."""
     parser.add_argument(
@@ -122,6 +131,9 @@ def build_parser() -> Parser:
         "target", metavar="TARGET", help=f"{', '.join(NETS)} (pruned here), a state dict or packed bytes"
     )
     add_pruning(inspect)
+    inspect.add_argument(
+        "--map", type=map_size, metavar="H,W", help="also show what a plan for inputs of H x W pixels makes of the runs"
+    )
     inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
     inspect.set_defaults(run=run_inspect)
 
@@ -206,7 +218,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     """pconv inspect"""
     from .report import InspectReport, inspect_packed
 
-    layers = [inspect_packed(name, packed) for name, packed in packed_layers(args)]
+    layers = [inspect_packed(name, packed, args.map) for name, packed in packed_layers(args)]
     if not layers:
         raise UsageError(f"{args.target}: holds no convolution")
     report = InspectReport(layers)

@@ -253,10 +253,14 @@ class LayerInspection:
     bytes_packed: int
     bytes_dense: int
     bytes_csr: int
+    ukernel: str | None = None  # what a plan for the inspected map runs, where there is a ukernel
+    n_runs_planned: int | None = None  # after the plan merged short runs
+    added_taps: int | None = None  # zero weights that run beside the kept ones
 
 
-def inspect_packed(name: str, packed: Any) -> LayerInspection:
-    """Layerwise information of a PackedConv, computed from `packed.arrays()` (docs/FORMAT.md)."""
+def inspect_packed(name: str, packed: Any, map_size: tuple[int, int] | None = None) -> LayerInspection:
+    """Layerwise information of a PackedConv, computed from `packed.arrays()` (docs/FORMAT.md), and for a map of
+    map_size = (h, w) pixels what its plan on this machine made of the runs."""
     arrays = packed.arrays()
     n_filters = packed.out_channels
     kernel_start = arrays["kernel_start"].astype(np.int64)
@@ -287,7 +291,19 @@ def inspect_packed(name: str, packed: Any) -> LayerInspection:
         bytes_dense=4 * prod(shape) + bias_bytes,
         # 4-byte values, column indices and row starts.
         bytes_csr=8 * packed.nnz + 4 * (n_filters + 1) + bias_bytes,
+        **_planned(packed, map_size),
     )
+
+
+def _planned(packed: Any, map_size: tuple[int, int] | None) -> dict[str, Any]:
+    """The fields that need a plan; none where no ukernel takes the layer."""
+    if map_size is None:
+        return {}
+    try:
+        plan = packed.plan_info(1, *map_size)
+    except ValueError:
+        return {}
+    return {"ukernel": plan["ukernel"], "n_runs_planned": plan["n_runs"], "added_taps": plan["added_taps"]}
 
 
 def _natural_runs(
@@ -311,6 +327,8 @@ class InspectReport(Report):
         headers = (
             "layer kind weight density patterns kernels of per-filter runs-before runs-after bytes dense CSR".split()
         )
+        planned = any(layer.ukernel for layer in self.layers)
+        headers += ["ukernel", "runs-planned", "added-taps"] if planned else []
         rows = [
             (
                 layer.name,
@@ -326,10 +344,13 @@ class InspectReport(Report):
                 layer.bytes_packed,
                 layer.bytes_dense,
                 layer.bytes_csr,
+                *((layer.ukernel or "-", layer.n_runs_planned, layer.added_taps) if planned else ()),
             )
             for layer in self.layers
         ]
         note = "per-filter: kernels; runs: kernels in a run, before and after reorder; both as min/mean/max"
+        if planned:
+            note += "\nruns-planned: runs of the layer on the given map, short ones merged under a covering pattern"
         return f"{format_table(headers, rows)}\n{note}"
 
     def to_json(self) -> dict[str, Any]:

@@ -188,6 +188,8 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
            plan->out_h,
            plan->out_w,
            plan->nnz,
+           static_cast<int64_t>(plan->prepacked->runs.size()),
+           plan->prepacked->n_taps - plan->nnz,
            plan->isa->name,
            plan->ukernel->name,
            plan->prepacked->bytes(),

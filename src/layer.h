@@ -34,6 +34,8 @@ struct PackedView {
 
 pconv_conv_desc desc_of(const pconv_packed_header& header);
 
+struct Ukernel;
+
 // The weights and offsets of a layer as one ukernel reads them. Depends on the tile shape, not on the input's size.
 struct Prepacked {
   std::vector<float> weights;
@@ -41,6 +43,7 @@ struct Prepacked {
   std::vector<Run> runs;
   std::vector<FilterProgram> filters;  // in packed order
   std::vector<int64_t> cost_before;    // [filters + 1] running sum of the work of the filters, in kernels
+  int64_t n_taps = 0;                  // of all kernels, those with added zero weights included
   int64_t bytes() const;
 };
 
@@ -54,7 +57,8 @@ struct pconv_packed {
   // Prepacked forms by ukernel, shared by all plans of this layer. Only ever try_lock()ed: a plan that finds the lock
   // taken (another thread, or a thread that a fork left behind) builds a copy of its own.
   struct CacheEntry {
-    const pconv::KernelInfo* kernel;
+    const pconv::Ukernel* ukernel;
+    bool reorder;
     std::shared_ptr<const pconv::Prepacked> prepacked;
   };
   mutable std::mutex cache_lock;

@@ -165,7 +165,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }
-  p.prepacked = prepack(packed, *p.ukernel->info);
+  p.prepacked = prepack(packed, *p.ukernel, options.no_reorder == 0);
   *plan = std::make_unique<pconv_plan>(p);
   return PCONV_OK;
 }

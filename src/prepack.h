@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "dispatch.h"
 #include "layer.h"
 
 namespace pconv {
@@ -13,7 +14,8 @@ constexpr int64_t kFilterCost = 4;
 
 // Can every mask of the layer be covered by a manifest pattern within `taps`?
 bool taps_cover(const pconv_packed& packed, uint32_t taps);
-std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const KernelInfo& kernel);
+// `reorder` false: kernels and filters in the layer's own order, nothing merged; to measure what reordering gains.
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, bool reorder);
 
 }  // namespace pconv
 #endif  // PCONV_PREPACK_H_

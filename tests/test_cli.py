@@ -300,6 +300,22 @@ def test_inspect_packed_bytes(capsys, tmp_path):
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
+def test_inspect_map(capsys, tmp_path):
+    weight = np.zeros((2, 4, 3, 3), np.float32)
+    for channel, pattern in enumerate(pconv_ops.SCP4.masks):
+        weight[0, channel] = pattern  # four runs of one kernel
+    path = tmp_path / "layer.pconv"
+    path.write_bytes(pconv_ops.pack(weight, padding=1).to_bytes())
+    status, out, _ = run(capsys, "inspect", path, "--map", "4,4", "--json")
+    (layer,) = json.loads(out)["layers"]
+    assert status == 0 and layer["n_runs_after"] == 4
+    # Merged or not, by the instruction set's cost model; every merged kernel runs the five taps of the cross.
+    assert (layer["n_runs_planned"], layer["added_taps"]) in [(4, 0), (1, 4), (2, 3), (3, 2)]
+    status, out, _ = run(capsys, "inspect", path, "--map", "4,4")
+    assert status == 0 and layer["ukernel"] in out and "runs-planned" in out
+    assert run(capsys, "inspect", path, "--map", "4")[0] == 2
+
+
 def test_inspect_state_dict(capsys, tmp_path):
     net = small_net()
     prune_(net, connectivity=2)

@@ -98,12 +98,15 @@ typedef struct pconv_plan_options {
   pconv_layout layout; /* of input, residual and output alike */
   const char* isa;     /* "avx512", ...; NULL: PCONV_FORCE_ISA if set, else the best this CPU runs */
   const char* ukernel; /* name of the ukernel to use, for tests and benches; NULL: the plan chooses */
+  int no_reorder;      /* not 0: without filter kernel reorder, to measure what it gains */
 } pconv_plan_options;
 
 typedef struct pconv_plan_info {
   int64_t n, in_channels, h, w; /* input */
   int64_t out_channels, out_h, out_w;
-  int64_t nnz; /* kept weights */
+  int64_t nnz;        /* kept weights */
+  int64_t n_runs;     /* runs of kernels under one pattern, of all filters */
+  int64_t added_taps; /* zero weights that run beside the kept ones: masks without a pattern of their own, merged runs */
   const char* isa;
   const char* ukernel;     /* such as "f32_conv3x3_s1_8x1_avx512" */
   int64_t prepacked_bytes; /* memory the plan holds */

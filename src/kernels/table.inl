@@ -44,6 +44,7 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              Vec::kLoadCostL1,
                              Vec::kLoadCostL2,
                              Vec::kKernelCost,
+                             Vec::kRunCost,
                              Tiles<Vec>::kRows,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
                              peak};

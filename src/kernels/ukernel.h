@@ -113,8 +113,8 @@ struct KernelInfo {
 // All ukernels of one ISA.
 struct IsaTable {
   int lanes;
-  // In multiply-add instructions: an input vector from L1, one from L2, what a kernel costs beside.
-  double load_cost_l1, load_cost_l2, kernel_cost;
+  // In multiply-add instructions: an input vector from L1, one from L2, what a kernel costs beside, starting a run.
+  double load_cost_l1, load_cost_l2, kernel_cost, run_cost;
   const KernelInfo* kernels;
   int n_kernels;
   PeakFn peak;

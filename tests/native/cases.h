@@ -46,6 +46,7 @@ inline void draw_shape(Rng& rng, double kept, Layer& layer, Target& t) {
   d.in_channels = rng.chance(0.5) ? rng.pick(kChannels) : rng.between(1, 33);
   t.n = rng.chance(0.04) ? 0 : rng.chance(0.2) ? rng.between(2, 3) : 1;
   t.layout = rng.chance(0.5) ? PCONV_NHWC : PCONV_NCHW;
+  t.reorder = !rng.chance(0.2);
   const bool is_map = rng.chance(0.2);
   t.h = is_map ? rng.pick(kMaps) : rng.chance(0.5) ? rng.pick(kSizes) : rng.between(1, 40);
   t.w = is_map ? t.h : rng.chance(0.5) ? rng.pick(kSizes) : rng.between(1, 40);

@@ -83,7 +83,7 @@ TEST(plans_are_made_concurrently) {
     threads.emplace_back([&] {
       for (int i = 0; i < 20; ++i) {
         const pconv_plan_options plan_options = {
-            1, 40, 40, PCONV_NCHW, options().isa.empty() ? nullptr : options().isa.c_str(), nullptr};
+            1, 40, 40, PCONV_NCHW, options().isa.empty() ? nullptr : options().isa.c_str(), nullptr, 0};
         pconv_plan* raw = nullptr;
         if (pconv_plan_conv(bench.packed.get(), &plan_options, &raw) != PCONV_OK) ++n_bad;
         const Plan own(raw);
@@ -320,7 +320,7 @@ TEST(forced_isa_that_does_not_exist) {
     set_context(format("PCONV_FORCE_ISA=%s", name));
     const char* got = nullptr;
     CHECK(pconv_get_isa(&got) == PCONV_UNAVAILABLE, "it was accepted");
-    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr};
+    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0};
     pconv_plan* p = nullptr;
     CHECK(pconv_plan_conv(bench.packed.get(), &plan_options, &p) == PCONV_UNAVAILABLE, "a plan was made");
     const std::string text = pconv_last_error();

@@ -87,6 +87,7 @@ struct Target {
   int64_t n = 1, h = 1, w = 1;
   pconv_layout layout = PCONV_NCHW;
   std::string isa, ukernel;
+  bool reorder = true;
 };
 
 inline Plan plan(const Packed& packed, const Target& target) {
@@ -95,7 +96,8 @@ inline Plan plan(const Packed& packed, const Target& target) {
                                       target.w,
                                       target.layout,
                                       target.isa.empty() ? nullptr : target.isa.c_str(),
-                                      target.ukernel.empty() ? nullptr : target.ukernel.c_str()};
+                                      target.ukernel.empty() ? nullptr : target.ukernel.c_str(),
+                                      target.reorder ? 0 : 1};
   pconv_plan* p = nullptr;
   const pconv_status status = pconv_plan_conv(packed.get(), &options, &p);
   REQUIRE(status == PCONV_OK, "plan: %s: %s", pconv_status_name(status), pconv_last_error());

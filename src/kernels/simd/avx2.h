@@ -18,7 +18,7 @@ struct Vec {
   static constexpr bool kPrefetch = true;
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
-  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8, kKernelCost = 32.0;
+  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8, kKernelCost = 32.0, kRunCost = 10.0;
 
   static PCONV_INLINE Reg zero() { return _mm256_setzero_ps(); }
   static PCONV_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }

@@ -24,7 +24,7 @@ struct Vec {
   static constexpr bool kPrefetch = true;
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
-  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 1.0, kKernelCost = 0.0;
+  static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 1.0, kKernelCost = 0.0, kRunCost = 12.0;
 
   static PCONV_INLINE Reg zero() { return _mm512_setzero_ps(); }
   static PCONV_INLINE Reg broadcast(float x) { return _mm512_set1_ps(x); }
