@@ -21,9 +21,11 @@ namespace {
 
 constexpr char kUsage[] =
     "pconv_layer_bench --layer IC,OC,H,W [options]: time one pruned 3x3 layer, stride 1\n"
+    "  --batch N            images of a run (1)\n"
     "  --pad P              zeros around the input (1)\n"
     "  --connectivity R     keep round(OC*IC/R) kernels (3.1)\n"
-    "  --patterns SET       scp4, random8 or random12: the 4 SCPs plus 4 or 8 random four-tap masks (scp4)\n"
+    "  --patterns SET       scp4; random8, random12: the 4 SCPs and 4 or 8 random four-tap masks; scp1, scp2: one of\n"
+    "                       the SCPs, one that spans two rows or one that spans three (scp4)\n"
     "  --dense              prune nothing\n"
     "  --density-seed S     seed of weights, patterns and places of kept kernels (0)\n"
     "  --threads N          threads of a run (1)\n"
@@ -36,13 +38,21 @@ constexpr char kUsage[] =
     "  --json               print one JSON object\n"
     "  --list               print what this build holds, as JSON\n";
 
+// Some of the SCPs, which open the manifest, and random four-tap masks.
+struct PatternSet {
+  const char* name;
+  int scp_begin, scp_end, n_random;
+};
+constexpr PatternSet kPatternSets[] = {
+    {"scp4", 0, 4, 0}, {"random8", 0, 4, 4}, {"random12", 0, 4, 8}, {"scp1", 0, 1, 0}, {"scp2", 1, 2, 0}};
+
 struct Options {
-  int64_t in_channels = 0, out_channels = 0, h = 0, w = 0, pad = 1;
+  int64_t batch = 1, in_channels = 0, out_channels = 0, h = 0, w = 0, pad = 1;
   double connectivity = 3.1;
-  int random_patterns = 0;  // beside the four SCPs
+  const PatternSet* patterns = kPatternSets;
   uint64_t seed = 0;
   int threads = 1, rounds = 11, repeat = 0, runs = 0;
-  std::string isa, ukernel, patterns = "scp4";
+  std::string isa, ukernel;
   bool dense = false, reorder = true, timing = true, json = false, list = false;
 };
 
@@ -85,15 +95,13 @@ void parse_layer(const std::string& text, Options* options) {
 }
 
 void parse_patterns(const std::string& text, Options* options) {
-  const std::pair<const char*, int> sets[] = {{"scp4", 0}, {"random8", 4}, {"random12", 8}};
-  for (const auto& [name, extra] : sets) {
-    if (text == name) {
-      options->patterns = text;
-      options->random_patterns = extra;
+  for (const PatternSet& set : kPatternSets) {
+    if (text == set.name) {
+      options->patterns = &set;
       return;
     }
   }
-  throw std::invalid_argument("--patterns: got '" + text + "', allowed are scp4, random8, random12");
+  throw std::invalid_argument("--patterns: got '" + text + "', allowed are scp4, random8, random12, scp1, scp2");
 }
 
 // Options that take no value; false when `name` is none of them.
@@ -117,6 +125,8 @@ bool parse_switch(const std::string& name, Options* options) {
 void parse_value(const std::string& name, const std::string& value, Options* options) {
   if (name == "--layer") {
     parse_layer(value, options);
+  } else if (name == "--batch") {
+    options->batch = to_integer(name, value, 1, 65535);
   } else if (name == "--pad") {
     options->pad = to_integer(name, value, 0, 65535);
   } else if (name == "--connectivity") {
@@ -156,19 +166,19 @@ Options parse(int argc, char** argv) {
   return options;
 }
 
-// The four SCPs, which open the manifest, and four-tap masks drawn from its other rows without replacement.
-std::vector<uint32_t> choose_masks(int n_random, std::mt19937_64* rng) {
+std::vector<uint32_t> choose_masks(const PatternSet& set, std::mt19937_64* rng) {
+  constexpr int kScps = 4;
   std::vector<uint32_t> masks, others;
   pconv_pattern_info pattern;
   for (int i = 0; pconv_list_pattern(i, &pattern); ++i) {
-    if (i < 4) {
+    if (i >= set.scp_begin && i < set.scp_end) {
       masks.push_back(pattern.mask);
-    } else if (__builtin_popcount(pattern.mask) == 4) {
+    } else if (i >= kScps && __builtin_popcount(pattern.mask) == 4) {
       others.push_back(pattern.mask);
     }
   }
   std::shuffle(others.begin(), others.end(), *rng);
-  masks.insert(masks.end(), others.begin(), others.begin() + n_random);
+  masks.insert(masks.end(), others.begin(), others.begin() + set.n_random);
   return masks;
 }
 
@@ -179,7 +189,7 @@ std::vector<float> make_weights(const Options& options, std::mt19937_64* rng) {
   std::vector<float> weights(n_kernels * 9);
   for (float& weight : weights) weight = normal(*rng);
   if (options.dense) return weights;
-  std::vector<uint32_t> masks = choose_masks(options.random_patterns, rng);
+  std::vector<uint32_t> masks = choose_masks(*options.patterns, rng);
   std::uniform_int_distribution<size_t> pick(0, masks.size() - 1);
   size_t n_kept = static_cast<size_t>(std::llround(static_cast<double>(n_kernels) / options.connectivity));
   std::vector<size_t> order(n_kernels);
@@ -212,7 +222,7 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
   pconv_packed* packed = nullptr;
   check(pconv_pack_weights(&conv, weights.data(), bias.data(), &packed));
   pconv_plan_options shape = {};
-  shape.n = 1;
+  shape.n = options.batch;
   shape.h = options.h;
   shape.w = options.w;
   shape.layout = PCONV_NCHW;
@@ -260,8 +270,9 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
   Result result = {};
   check(pconv_query_plan(plan.get(), &result.plan));
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
-  const int64_t n_in = options.in_channels * options.h * options.w;
-  const Buffer x = allocate(n_in), y = allocate(options.out_channels * result.plan.out_h * result.plan.out_w);
+  const int64_t n_in = options.batch * options.in_channels * options.h * options.w;
+  const int64_t positions = options.batch * result.plan.out_h * result.plan.out_w;
+  const Buffer x = allocate(n_in), y = allocate(options.out_channels * positions);
   for (int64_t i = 0; i < n_in; ++i) x.get()[i] = uniform(*rng);
   pconv_run_args args = {};
   args.x = x.get();
@@ -272,7 +283,7 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
   for (int i = 0; i < options.runs; ++i) check(pconv_run_plan(plan.get(), &args));
   if (!options.timing) return result;
   measure_ms(options, plan.get(), args, &result);
-  double useful_flop = 2.0 * static_cast<double>(result.plan.nnz * result.plan.out_h * result.plan.out_w);
+  double useful_flop = 2.0 * static_cast<double>(result.plan.nnz * positions);
   result.useful_gflops = useful_flop / result.median_ms * 1e-6;
   double peak_gflops = 0;
   check(pconv_measure_peak(result.plan.isa, options.threads, 5, &peak_gflops));
@@ -286,13 +297,15 @@ void print(const Options& options, const Result& result) {
   const char* format =
       options.json
           ? "{\"ic\": %lld, \"oc\": %lld, \"h\": %lld, \"w\": %lld, \"pattern_set\": \"%s\", \"density\": %.6f, "
-            "\"isa\": \"%s\", \"ukernel\": \"%s\", \"threads\": %d, \"runs\": %lld, \"added_taps\": %lld"
-          : "layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d  runs %lld  added "
+            "\"isa\": \"%s\", \"ukernel\": \"%s\", \"threads\": %d, \"runs\": %lld, \"lanes\": %lld, \"added_taps\": "
+            "%lld"
+          : "layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d  runs %lld  lanes "
+            "%lld  added "
             "taps %lld\n";
   std::printf(format, static_cast<long long>(options.in_channels), static_cast<long long>(options.out_channels),
               static_cast<long long>(options.h), static_cast<long long>(options.w),
-              options.dense ? "dense" : options.patterns.c_str(), density, result.plan.isa, result.plan.ukernel,
-              options.threads, static_cast<long long>(result.plan.n_runs),
+              options.dense ? "dense" : options.patterns->name, density, result.plan.isa, result.plan.ukernel,
+              options.threads, static_cast<long long>(result.plan.n_runs), static_cast<long long>(result.plan.n_lanes),
               static_cast<long long>(result.plan.added_taps));
   if (options.timing) {
     const char* times = options.json

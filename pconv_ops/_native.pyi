@@ -64,7 +64,7 @@ class PackedConv:
         isa: str | None = None,
         ukernel: str | None = None,
     ) -> dict[str, Any]:
-        """What would run for this input: isa, ukernel, out_h, out_w, nnz, n_runs, added_taps, prepacked_bytes,
+        """What would run for this input: isa, ukernel, out_h, out_w, nnz, n_runs, n_lanes, added_taps, prepacked_bytes,
         scratch_bytes_per_thread."""
     def run(
         self,

@@ -264,7 +264,7 @@ cdef class PackedConv:
 
     def plan_info(self, int64_t n, int64_t h, int64_t w, bint channels_last=False, isa=None, ukernel=None):
         """What would run for this input: isa, ukernel, out_h, out_w, nnz, n_runs (of kernels under one pattern, short
-        ones merged), added_taps (zero weights that run beside the kept ones), prepacked_bytes,
+        ones merged), n_lanes (results that one filter computes for an image), added_taps (zero weights that run beside the kept ones), prepacked_bytes,
         scratch_bytes_per_thread."""
         cdef pconv_plan_info info
         _check(pconv_query_plan(self._plan(n, h, w, channels_last, isa, ukernel).handle, &info))
@@ -275,6 +275,7 @@ cdef class PackedConv:
             "out_w": info.out_w,
             "nnz": info.nnz,
             "n_runs": info.n_runs,
+            "n_lanes": info.n_lanes,
             "added_taps": info.added_taps,
             "prepacked_bytes": info.prepacked_bytes,
             "scratch_bytes_per_thread": info.scratch_bytes_per_thread,

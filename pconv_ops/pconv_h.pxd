@@ -38,7 +38,7 @@ cdef extern from "pconv/pconv.h" nogil:
         const char* ukernel
         int no_reorder
     ctypedef struct pconv_plan_info:
-        int64_t n, in_channels, h, w, out_channels, out_h, out_w, nnz, n_runs, added_taps
+        int64_t n, in_channels, h, w, out_channels, out_h, out_w, nnz, n_runs, n_lanes, added_taps
         const char* isa
         const char* ukernel
         int64_t prepacked_bytes, scratch_bytes_per_thread

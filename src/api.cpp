@@ -189,6 +189,7 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
            plan->out_w,
            plan->nnz,
            static_cast<int64_t>(plan->prepacked->runs.size()),
+           plan->n_lanes(),
            plan->prepacked->n_taps - plan->nnz,
            plan->isa->name,
            plan->ukernel->name,

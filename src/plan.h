@@ -40,6 +40,13 @@ struct pconv_plan {
 
   int64_t n_bands() const { return (out_h + ukernel->info->band_rows - 1) / ukernel->info->band_rows; }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
+  // Results that one filter computes for an image.
+  int64_t n_lanes() const {
+    const int64_t rest = n_bands() % columns.strip_bands;
+    const int64_t n_tiles =
+        n_bands() / columns.strip_bands * columns.n_tiles(columns.strip_bands) + (rest > 0 ? columns.n_tiles(rest) : 0);
+    return n_tiles * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
+  }
   int64_t n_strips() const { return (n_bands() + columns.strip_bands - 1) / columns.strip_bands; }
 };
 

@@ -6,8 +6,33 @@
 namespace pconv {
 namespace {
 
-// Tasks per thread that keep dynamic scheduling balanced, and the fewest filters that pay for packing a tile again.
+// Tasks per thread that keep dynamic scheduling balanced, and the fewest filters that a task may get.
 constexpr int64_t kTasksPerThread = 4, kMinFilters = 16;
+// Every chunk of filters packs the tiles anew: at most this share of a task's work, unless threads would have none.
+constexpr double kMostPacking = 1.0 / 32;
+// Cycles on AVX-512: to copy a vector into the tile, for a multiply-add, for a filter beside its multiply-adds.
+constexpr double kPackCycles = 4.5, kMultiplyAddCycles = 0.5, kFilterCycles = 60;
+
+// Filters whose work is 1 / kMostPacking times the packing of a tile.
+int64_t filters_worth_packing(const pconv_plan& plan) {
+  const KernelInfo& kernel = *plan.ukernel->info;
+  const Prepacked& p = *plan.prepacked;
+  const double channels = static_cast<double>(plan.conv.in_channels / plan.conv.groups);
+  const double packing = channels * kernel.tile_floats / plan.isa->table->lanes * kPackCycles;
+  const double taps = static_cast<double>(p.n_taps) / static_cast<double>(plan.conv.out_channels);
+  const double filter = taps * kernel.rows * kernel.vectors * kMultiplyAddCycles + kFilterCycles;
+  return static_cast<int64_t>(packing / filter / kMostPacking) + 1;
+}
+
+int64_t choose_chunks(const pconv_plan& plan, int64_t strips, int64_t n_threads) {
+  const int64_t filters = plan.conv.out_channels, enough = kTasksPerThread * n_threads;
+  const int64_t wanted = std::min((enough + strips - 1) / strips, filters / filters_worth_packing(plan));
+  int64_t chunks = std::max<int64_t>(1, std::min(wanted, filters / kMinFilters));
+  // Few tasks must be a multiple of the threads.
+  const auto even = [&] { return strips * chunks >= enough || strips * chunks % n_threads == 0; };
+  while (chunks > 1 && !even()) --chunks;
+  return even() ? chunks : std::max<int64_t>(1, std::min(n_threads, filters / kMinFilters));
+}
 
 }  // namespace
 
@@ -15,8 +40,7 @@ Schedule make_schedule(const pconv_plan& plan, int n_threads) {
   const int64_t strips = plan.n * plan.n_strips();
   Schedule s = {1, strips, n_threads};
   if (n_threads > 1 && strips > 0) {
-    const int64_t wanted = (kTasksPerThread * n_threads + strips - 1) / strips;
-    s.n_chunks = std::max<int64_t>(1, std::min(wanted, plan.conv.out_channels / kMinFilters));
+    s.n_chunks = choose_chunks(plan, strips, n_threads);
     s.n_tasks = strips * s.n_chunks;
   }
   return s;

@@ -106,6 +106,7 @@ typedef struct pconv_plan_info {
   int64_t out_channels, out_h, out_w;
   int64_t nnz;        /* kept weights */
   int64_t n_runs;     /* runs of kernels under one pattern, of all filters */
+  int64_t n_lanes;    /* results that one filter computes for an image; out_h * out_w of them are stored */
   int64_t added_taps; /* zero weights that run beside the kept ones: masks without a pattern of their own, merged runs */
   const char* isa;
   const char* ukernel;     /* such as "f32_conv3x3_s1_8x1_avx512" */
