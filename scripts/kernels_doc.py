@@ -93,9 +93,9 @@ def table_rows(lanes: int) -> str:
 def carry_floats(isa: Isa, rows: int) -> int:
     """Evaluates kCarryFloats of conv3x3.inl, so that the formula stands there alone."""
     text = read("src/kernels/conv3x3.inl")
-    pitch = find(r"constexpr int kCarryPitch = ([^;]+);", text, "conv3x3.inl")
-    formula = find(r"constexpr int kCarryFloats = ([^;]+);", text, "conv3x3.inl").replace("kCarryPitch", pitch)
-    for name, value in {"Vec::kLanes": isa.lanes, "kRows": rows}.items():
+    formula = find(r"constexpr int kCarryFloats =\s+([^;]+);", text, "conv3x3.inl").replace("/", "//")
+    last_lanes = constant("kLastLanes", f"src/kernels/simd/{isa.name}.h")
+    for name, value in {"Vec::kLanes": isa.lanes, "Vec::kLastLanes": last_lanes, "kRows": rows}.items():
         formula = formula.replace(name, str(value))
     return int(eval(formula, {"__builtins__": {}}))
 
