@@ -37,8 +37,13 @@ Registry build_registry() {
       Ukernel& u = g_ukernels[r.n_ukernels++];
       u.isa = &isa;
       u.info = &isa.table->kernels[k];
-      std::snprintf(u.name, sizeof(u.name), "f32_%s_s%d_%dx%d_%s", u.info->body, u.info->stride, u.info->rows,
-                    u.info->vectors, isa.name);
+      if (u.info->block > 0) {
+        std::snprintf(u.name, sizeof(u.name), "f32_%s%d_%dx%d_%s", u.info->body, u.info->block, u.info->rows,
+                      u.info->vectors, isa.name);
+      } else {
+        std::snprintf(u.name, sizeof(u.name), "f32_%s_s%d_%dx%d_%s", u.info->body, u.info->stride, u.info->rows,
+                      u.info->vectors, isa.name);
+      }
     }
   }
   return r;

@@ -10,18 +10,23 @@
 
 namespace pconv {
 
+struct MapSize {
+  int64_t h, w;
+};
+
 // How output rows are cut into tiles. Bands of rows that follow each other may lie side by side in a strip, as if they
 // were one wide band, so that rows which do not fill whole tiles share the last one of all but the last band.
 struct Columns {
   int64_t begin;  // output column of the first tile's lane 0 (-1 when the left taps of column 0 lie inside the image)
   int64_t end;    // one behind the last column whose input any output needs
-  int64_t step;   // lanes from tile to tile
-  bool carry;     // tiles touch and pass sums on; otherwise they overlap by two columns
+  int64_t step;     // lanes from tile to tile
+  int64_t overlap;  // columns that neighbouring tiles share
+  bool carry;       // tiles touch and pass sums on
   int64_t strip_bands;  // in a strip; the last one may have fewer
 
   int64_t span() const { return end - begin; }
   int64_t n_tiles(int64_t bands) const {
-    const int64_t lanes = bands * span() - (carry ? 0 : 2);
+    const int64_t lanes = bands * span() - overlap;
     return lanes <= step ? 1 : (lanes + step - 1) / step;
   }
 };
@@ -30,7 +35,8 @@ struct Columns {
 
 struct pconv_plan {
   pconv_conv_desc conv;
-  int64_t n, h, w, out_h, out_w;
+  pconv::MapSize input, output;     // of an image
+  int64_t n, h, w, out_h, out_w;    // the same as the run sees them: images of a 1x1 layer are single rows
   int64_t nnz;
   pconv_layout layout;
   const pconv::Isa* isa;
@@ -40,14 +46,18 @@ struct pconv_plan {
 
   int64_t n_bands() const { return (out_h + ukernel->info->band_rows - 1) / ukernel->info->band_rows; }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
+  int64_t n_strips() const { return (n_bands() + columns.strip_bands - 1) / columns.strip_bands; }
+  // Input rows that `rows` output rows read.
+  int64_t input_rows(int64_t rows) const { return (rows - 1) * conv.stride_h + (conv.kernel_h - 1) * conv.dilation_h + 1; }
+  // Tiles of an image, were it cut like this.
+  int64_t n_tiles_of(const pconv::Columns& c, const pconv::Ukernel& u) const {
+    const int64_t bands = (out_h + u.info->band_rows - 1) / u.info->band_rows, rest = bands % c.strip_bands;
+    return bands / c.strip_bands * c.n_tiles(c.strip_bands) + (rest > 0 ? c.n_tiles(rest) : 0);
+  }
   // Results that one filter computes for an image.
   int64_t n_lanes() const {
-    const int64_t rest = n_bands() % columns.strip_bands;
-    const int64_t n_tiles =
-        n_bands() / columns.strip_bands * columns.n_tiles(columns.strip_bands) + (rest > 0 ? columns.n_tiles(rest) : 0);
-    return n_tiles * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
+    return n_tiles_of(columns, *ukernel) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
   }
-  int64_t n_strips() const { return (n_bands() + columns.strip_bands - 1) / columns.strip_bands; }
 };
 
 namespace pconv {
@@ -56,7 +66,10 @@ namespace pconv {
 // beside weights and outputs (37 KB ran 5 % faster than 40 KB: 64 channels at 224x224, tiles of 7 and of 8 rows).
 constexpr int64_t kL1Bytes = 48 * 1024, kL1TileBytes = kL1Bytes * 4 / 5;
 
-// Bytes of one packed input tile: at most kMaxGroupChannels planes, no overflow.
+// Of a packed tile, so that offsets are 32 bits and a thread's scratch stays within reason.
+constexpr int64_t kMaxTileBytes = int64_t{1} << 28;
+
+// Bytes of one packed input tile; INT64_MAX when they do not fit.
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& ukernel);
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan);

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "merge_runs.h"
+#include "prepack_taps.h"
 
 namespace pconv {
 namespace {
@@ -131,12 +132,12 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukern
     unit_weight = weight;
   }
   out->offsets.insert(out->offsets.end(), kKernelsAhead, 0);  // read, and prefetched, behind the last kernel
+  out->group_filters = v.header.out_channels / v.header.groups;
   std::vector<size_t> order(begins.size());                   // of the filters: as packed, or as the layer had them
   std::iota(order.begin(), order.end(), size_t{0});
   if (!reorder) {
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return v.filter_order[a] < v.filter_order[b]; });
   }
-  out->cost_before.push_back(0);
   for (const size_t f : order) {
     const uint32_t original = v.filter_order[f];
     const size_t runs_end = f + 1 < begins.size() ? begins[f + 1].runs : out->runs.size();
@@ -158,11 +159,14 @@ bool taps_cover(const pconv_packed& packed, uint32_t taps) {
 
 std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, bool reorder) {
   std::unique_lock<std::mutex> lock(packed.cache_lock, std::try_to_lock);
-  if (!lock.owns_lock()) return build(packed.view, ukernel, reorder);
+  const auto build_any = [&] {
+    return ukernel.info->block > 0 ? prepack_taps(packed, ukernel) : build(packed.view, ukernel, reorder);
+  };
+  if (!lock.owns_lock()) return build_any();
   for (const auto& entry : packed.cache) {
     if (entry.ukernel == &ukernel && entry.reorder == reorder) return entry.prepacked;
   }
-  std::shared_ptr<const Prepacked> fresh = build(packed.view, ukernel, reorder);
+  std::shared_ptr<const Prepacked> fresh = build_any();
   packed.cache.push_back({&ukernel, reorder, fresh});
   return fresh;
 }

@@ -12,6 +12,7 @@
 #include "pool.h"
 #include "schedule.h"
 #include "status.h"
+#include "tile_shape.h"
 
 namespace pconv {
 namespace {
@@ -30,7 +31,7 @@ struct ScratchLayout {
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
-      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.strip_rows() + 2, plan.h)) *
+      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.input_rows(plan.strip_rows()), plan.h)) *
                                   checked(plan.w) * bytes)
                       .round_up(kTileAlign);
       total = (stage_out + checked(plan.conv.out_channels) * checked(stage_rows(plan)) * checked(plan.out_w) * bytes)
@@ -107,6 +108,7 @@ void move_output(const RunContext& ctx, const Strip& strip, Tensor* tensor, floa
       const int64_t x1 = std::min(x0 + kStageBlock, p.out_w);
       for (int64_t f = strip.chunk.filter_begin; f < strip.chunk.filter_end; ++f) {
         const int64_t c = p.prepacked->filters[f].out_channel;
+        if (c < 0) continue;
         float* plane_row = stage + (c * rows + r) * p.out_w;
         for (int64_t x = x0; x < x1; ++x) {
           if constexpr (kToStage) {
@@ -134,13 +136,13 @@ Place place_of(const pconv_plan& p, int64_t t) {
 }
 
 // Which lanes of tile t are outputs that this tile can store, for a strip of one band.
-void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, Conv3x3Args* args) {
+void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, TileArgs* args) {
   const int64_t width = int64_t{p.ukernel->info->vectors} * p.isa->table->lanes;
   const bool first = t == 0, last = t + 1 == p.columns.n_tiles(1);
   args->has_prev = p.columns.carry && !first;
   args->has_next = p.columns.carry && !last;
   int64_t begin = std::max<int64_t>(0, -x0), end = std::min(width, p.out_w - x0);
-  if (!p.columns.carry) {  // lanes at a shared edge lack a neighbour; the next tile has it
+  if (p.columns.overlap > 0) {  // lanes at a shared edge lack a neighbour; the next tile has it
     if (!first) begin = 1;
     if (!last) end = width - 1;
   }
@@ -151,7 +153,7 @@ void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, Conv3x3Args* args) {
 }
 
 // The same for bands side by side, where every lane is an output of one of them.
-void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& place, Conv3x3Args* args) {
+void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& place, TileArgs* args) {
   const int64_t lanes = p.isa->table->lanes, width = p.ukernel->info->vectors * lanes, span = p.columns.span();
   const int64_t band_rows = p.ukernel->info->band_rows, bands = (strip.rows + band_rows - 1) / band_rows;
   const int64_t at = place.band * span + place.x0, to_seam = span - place.x0, to_end = bands * span - at;
@@ -171,10 +173,10 @@ void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& pl
 // first tile of the strip that this thread will probably take next, whose pages nobody has touched yet. `y_in` is the
 // image row of the strip's first row, `out` its first output row.
 void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_tiles, const PackTileArgs& pack,
-                  int64_t y_in, const float* out, Conv3x3Args* args) {
+                  int64_t y_in, const float* out, TileArgs* args) {
   args->next_input = nullptr;
   args->next_out = nullptr;
-  if (p.conv.groups > 1) return;
+  if (p.conv.groups > 1 || p.ukernel->info->block > 0) return;
   const int64_t rows = p.ukernel->info->band_rows;
   if (t + 1 < n_tiles) {
     const Place next = place_of(p, t + 1);
@@ -189,9 +191,9 @@ void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_
 
 // All tiles of a strip, left to right. `x` is the plane of input channel 0 and `pack` says where its rows lie;
 // `out` in `args` is row y0, column 0 of output channel 0.
-void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTileArgs pack, Conv3x3Args args) {
+void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTileArgs pack, TileArgs args) {
   const int64_t groups = p.conv.groups, band_rows = p.ukernel->info->band_rows;
-  const int64_t in_per_group = p.conv.in_channels / groups, out_per_group = p.conv.out_channels / groups;
+  const int64_t in_per_group = p.conv.in_channels / groups, out_per_group = p.prepacked->group_filters;
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
@@ -201,6 +203,15 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.seam_step = band_rows * args.row_stride - p.columns.span();
   pack.seam_rows = static_cast<int32_t>(band_rows);
   pack.seam_columns = static_cast<int32_t>(p.columns.span());
+  // Lane 0 of a pattern ukernel holds the input of its centre tap, otherwise that of its first tap.
+  const int64_t first_column = p.ukernel->info->block > 0 ? 0 : 1;
+  if (p.ukernel->info->block > 0) {
+    const TileShape shape(p.conv, *p.ukernel);
+    args.row_step = shape.row_step;
+    pack.tile_rows = static_cast<int32_t>(shape.rows);
+    pack.phases = static_cast<int32_t>(shape.phases);
+    pack.row_floats = static_cast<int32_t>(shape.row_floats);
+  }
   float *const carry = args.carry, *const out = args.out;
   const float* const residual = args.residual;
   const int64_t y_in = pack.y0, n_tiles = p.columns.n_tiles((strip.rows + band_rows - 1) / band_rows);
@@ -212,7 +223,7 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
       set_lanes(p, t, place.x0, &args);
     }
     const int64_t down = place.band * band_rows, to_lane_0 = down * args.row_stride + place.x0;
-    pack.x0 = static_cast<int32_t>(place.x0 + 1 - p.conv.pad_left);
+    pack.x0 = static_cast<int32_t>(place.x0 * p.conv.stride_w + first_column - p.conv.pad_left);
     pack.y0 = static_cast<int32_t>(y_in + down);
     pack.seam = args.seam;
     args.out = out + to_lane_0;
@@ -231,12 +242,12 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   }
 }
 
-void run_nchw(const RunContext& ctx, const Strip& strip, PackTileArgs pack, Conv3x3Args args) {
+void run_nchw(const RunContext& ctx, const Strip& strip, PackTileArgs pack, TileArgs args) {
   const pconv_plan& p = ctx.plan;
   pack.channel_stride = p.h * p.w;
   pack.row_stride = p.w;
   pack.h = static_cast<int32_t>(p.h);
-  pack.y0 = static_cast<int32_t>(strip.y0 - p.conv.pad_top);
+  pack.y0 = static_cast<int32_t>(strip.y0 * p.conv.stride_h - p.conv.pad_top);
   args.plane_stride = p.out_h * p.out_w;
   args.row_stride = p.out_w;
   const ptrdiff_t first = strip.image * p.conv.out_channels * args.plane_stride + strip.y0 * p.out_w;
@@ -245,13 +256,13 @@ void run_nchw(const RunContext& ctx, const Strip& strip, PackTileArgs pack, Conv
   run_tiles(p, strip, ctx.args.x + strip.image * p.conv.in_channels * pack.channel_stride, pack, args);
 }
 
-void run_nhwc(const RunContext& ctx, const Strip& strip, unsigned char* scratch, PackTileArgs pack, Conv3x3Args args) {
+void run_nhwc(const RunContext& ctx, const Strip& strip, unsigned char* scratch, PackTileArgs pack, TileArgs args) {
   const pconv_plan& p = ctx.plan;
   auto* stage_in = reinterpret_cast<float*>(scratch + ctx.scratch.stage_in.value());
   auto* stage_out = reinterpret_cast<float*>(scratch + ctx.scratch.stage_out.value());
-  const int64_t y_in = strip.y0 - p.conv.pad_top;
+  const int64_t y_in = strip.y0 * p.conv.stride_h - p.conv.pad_top;
   const int64_t first = std::min(std::max<int64_t>(y_in, 0), p.h);
-  const int64_t n_rows = std::max<int64_t>(std::min(y_in + strip.rows + 2, p.h) - first, 0);
+  const int64_t n_rows = std::max<int64_t>(std::min(y_in + p.input_rows(strip.rows), p.h) - first, 0);
   stage_input(ctx, strip, first, n_rows, stage_in);
   pack.channel_stride = n_rows * p.w;
   pack.row_stride = p.w;
@@ -287,7 +298,7 @@ void run_task(void* context, int64_t index) noexcept {
   pack.n_channels = static_cast<int32_t>(p.conv.in_channels / p.conv.groups);
   pack.w = static_cast<int32_t>(p.w);
   pack.tile = reinterpret_cast<float*>(scratch);
-  Conv3x3Args args = {};
+  TileArgs args = {};
   args.tile = pack.tile;
   args.carry = reinterpret_cast<float*>(scratch + ctx.scratch.carry.value());
   args.clamp_min = ctx.args.clamp_min;

@@ -17,8 +17,8 @@ constexpr double kPackCycles = 4.5, kMultiplyAddCycles = 0.5, kFilterCycles = 60
 int64_t filters_worth_packing(const pconv_plan& plan) {
   const KernelInfo& kernel = *plan.ukernel->info;
   const Prepacked& p = *plan.prepacked;
-  const double channels = static_cast<double>(plan.conv.in_channels / plan.conv.groups);
-  const double packing = channels * kernel.tile_floats / plan.isa->table->lanes * kPackCycles;
+  const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
+  const double packing = static_cast<double>(tile_bytes(plan, *plan.ukernel)) / vector_bytes * kPackCycles;
   const double taps = static_cast<double>(p.n_taps) / static_cast<double>(plan.conv.out_channels);
   const double filter = taps * kernel.rows * kernel.vectors * kMultiplyAddCycles + kFilterCycles;
   return static_cast<int64_t>(packing / filter / kMostPacking) + 1;
@@ -48,14 +48,17 @@ Schedule make_schedule(const pconv_plan& plan, int n_threads) {
 
 Chunk chunk_at(const pconv_plan& plan, const Schedule& schedule, int64_t index) {
   const std::vector<int64_t>& cost = plan.prepacked->cost_before;
-  // First filter at which at least i / n_chunks of the work is done.
+  const auto n_filters = static_cast<int64_t>(plan.prepacked->filters.size());
+  const int64_t block = std::max(plan.ukernel->info->block, 1);
+  // First filter, or block of them, at which at least i / n_chunks of the work is done.
   const auto boundary = [&](int64_t i) -> int64_t {
-    if (i == schedule.n_chunks) return plan.conv.out_channels;
+    if (i == schedule.n_chunks) return n_filters;
     const int64_t share = cost.back() / schedule.n_chunks * i;
-    return std::lower_bound(cost.begin(), cost.end(), share) - cost.begin();
+    const int64_t filter = std::lower_bound(cost.begin(), cost.end(), share) - cost.begin();
+    return std::min((filter + block - 1) / block * block, n_filters);
   };
   const int64_t begin = boundary(index), end = boundary(index + 1);
-  const int64_t per_group = plan.conv.out_channels / plan.conv.groups;
+  const int64_t per_group = plan.prepacked->group_filters;
   return {begin, end, begin / per_group, (end + per_group - 1) / per_group};
 }
 

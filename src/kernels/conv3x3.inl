@@ -21,7 +21,7 @@ class Conv3x3 {
   static constexpr int kCarryFloats =
       (kRows * (Vec::kLanes + Vec::kLastLanes) + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
 
-  static void compute(const Conv3x3Args& args) noexcept {
+  static void compute(const TileArgs& args) noexcept {
     float* carry = args.carry;
     Prefetch prefetch(args);
     const Finish kind = kind_of_finish(args);
@@ -48,7 +48,7 @@ class Conv3x3 {
     kSeam,      // near a seam, with or without a residual
   };
 
-  static Finish kind_of_finish(const Conv3x3Args& args) {
+  static Finish kind_of_finish(const TileArgs& args) {
     if (args.near_seam) return Finish::kSeam;
     if (args.residual != nullptr) return Finish::kResidual;
     const bool all_rows = args.rows == kRows;
@@ -65,7 +65,7 @@ class Conv3x3 {
     Reg sum[3][kRows][kVectors];
   };
 
-  static PCONV_INLINE void one_filter(const Conv3x3Args& args, const FilterProgram& filter, Finish kind, float* carry) {
+  static PCONV_INLINE void one_filter(const TileArgs& args, const FilterProgram& filter, Finish kind, float* carry) {
     Sums s;
     const Reg bias = Vec::broadcast(filter.bias);
     static_for<kRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
@@ -170,7 +170,7 @@ class Conv3x3 {
   // Shifts, adds as (centre + left) + right, adds the residual, clamps and stores. With a tile to the right the last
   // vector of each row stays in `carry` until that tile brings the right sum of its last lane.
   template <Finish kKind>
-  static PCONV_INLINE void finish(const Conv3x3Args& args, const Sums& s, float* carry, float* out,
+  static PCONV_INLINE void finish(const TileArgs& args, const Sums& s, float* carry, float* out,
                                   const float* residual) {
     constexpr bool kInner = kKind == Finish::kInner || kKind == Finish::kInnerNoMax;
     constexpr bool kAllRows = kInner || kKind == Finish::kAlone;
@@ -216,7 +216,7 @@ class Conv3x3 {
   }
 
   // The same where lanes belong to two bands: sums at the seam stay in theirs, vectors are stored in two parts.
-  static PCONV_INLINE void finish_near_seam(const Conv3x3Args& args, const Sums& s, float* carry, float* out) {
+  static PCONV_INLINE void finish_near_seam(const TileArgs& args, const Sums& s, float* carry, float* out) {
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
     const ptrdiff_t to_residual = args.residual != nullptr ? args.residual - args.out : 0;
     const auto emit = [&](float* to, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {

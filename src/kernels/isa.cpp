@@ -19,6 +19,7 @@ namespace {
 #include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
 #include "kernels/map3x3.inl"
+#include "kernels/taps.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 // clang-format on

@@ -14,7 +14,7 @@ class Map3x3 {
  public:
   static constexpr int kTileFloats = kVectors * V::kLanes;
 
-  static void compute(const Conv3x3Args& args) noexcept {
+  static void compute(const TileArgs& args) noexcept {
     const Layout layout(args.rows, args.lane_end);
     for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
       one_filter(args, layout, *filter);
@@ -66,7 +66,7 @@ class Map3x3 {
     PCONV_INLINE Reg expand(const float* plane, int v) const { return V::expand_load(plane + before[v], pixels[v]); }
   };
 
-  static PCONV_INLINE void one_filter(const Conv3x3Args& args, const Layout& layout, const FilterProgram& filter) {
+  static PCONV_INLINE void one_filter(const TileArgs& args, const Layout& layout, const FilterProgram& filter) {
     Sums s;
     for_each_sum([&](auto copy, auto tap, auto v) PCONV_INLINE_LAMBDA { s.sum[copy][tap][v] = V::zero(); });
     const float* weights = filter.weights;
@@ -118,7 +118,7 @@ class Map3x3 {
   }
 
   // Adds bias + centre + the other taps in their order, the residual, clamps and stores.
-  static PCONV_INLINE void finish(const Conv3x3Args& args, const Layout& layout, Sums& s, Reg bias, ptrdiff_t plane) {
+  static PCONV_INLINE void finish(const TileArgs& args, const Layout& layout, Sums& s, Reg bias, ptrdiff_t plane) {
     const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
     Reg y[kVectors];
     static_for<kVectors>(

@@ -91,7 +91,7 @@ class TilePacker {
 template <int kRows, int kVectors>
 class BandPrefetch {
  public:
-  explicit PCONV_INLINE BandPrefetch(const Conv3x3Args& args)
+  explicit PCONV_INLINE BandPrefetch(const TileArgs& args)
       : args_(args), plane_(args.next_input), rest_(args.next_input != nullptr ? args.n_channels : 0) {}
 
   PCONV_INLINE void next_filter(const FilterProgram& filter, const FilterProgram* end) {
@@ -132,7 +132,7 @@ class BandPrefetch {
     }
   }
 
-  const Conv3x3Args& args_;
+  const TileArgs& args_;
   const float* plane_;
   int32_t rest_;
   int32_t share_ = 0;

@@ -29,18 +29,19 @@ static constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
 constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
 
-// What one filter does to a tile, in the order in which it is summed.
+// What one filter does to a tile, in the order in which it is summed. General ukernels run `block` neighbours of the
+// list together: the first holds the steps of all.
 struct FilterProgram {
   const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row
   const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
                                 // for kKernelsAhead kernels more
-  const Run* runs;
-  int32_t n_runs;
-  int32_t out_channel;
+  const Run* runs;              // general ukernels: null
+  int32_t n_runs;               // general ukernels: steps, each an offset and a weight for every filter of the block
+  int32_t out_channel;          // -1: fills up a block, nothing is stored
   float bias;
 };
 
-// One tile of rows x (vectors * lanes) outputs of a stride-1 3x3 convolution, for a list of filters.
+// One tile of rows x (vectors * lanes) outputs, for a list of filters. The pattern ukernels, 3x3 with stride 1:
 // Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
 // left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
 // A tile may reach over a seam (docs/ARCHITECTURE.md: strips): lanes from `seam` on belong to the band below, where
@@ -48,7 +49,7 @@ struct FilterProgram {
 // band of lane 0.
 // A whole-map ukernel (KernelInfo::whole_map) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
 // gaps (row_stride == lane_end): no carry, no prefetch.
-struct Conv3x3Args {
+struct TileArgs {
   const float* tile;             // [n_channels][tile_floats of the ukernel], zeros outside the image
   const FilterProgram* filters;  // [n_filters]
   int32_t n_filters;
@@ -72,22 +73,26 @@ struct Conv3x3Args {
   int32_t n_channels;
   const float* next_out;  // for prefetching: as out, of the first tile of this thread's next band; null: not now
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
+  ptrdiff_t row_step;     // general ukernels: floats in the tile from the inputs of an output row to those of the next
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
 // Columns from x0 + seam on are taken from seam_rows rows further down and seam_columns columns to the left.
 // Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused, no seam.
+// General ukernels: tile_rows rows of `phases` times row_floats floats, float j of phase p being column
+// x0 + p + j * phases; no seam.
 struct PackTileArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
   int32_t n_channels, h, w;
   int32_t y0, x0;  // may be negative
   int32_t seam, seam_rows, seam_columns;
+  int32_t tile_rows, phases, row_floats;
   float* tile;  // [n_channels][rows + 2][vectors * lanes]
 };
 
-using Conv3x3Fn = void (*)(const Conv3x3Args&) noexcept;
+using TileFn = void (*)(const TileArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
 // operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
@@ -100,13 +105,14 @@ constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of pattern
 struct KernelInfo {
   const char* body;  // file of kernels/ that it comes from
   bool whole_map;    // the tile is a map of any shape, padded by 1, row after row; otherwise rows of vectors
-  int stride;
+  int stride;         // 0: any
   int rows, vectors;  // tile
+  int block;          // general ukernels: filters with the same kernels that run together; pattern ukernels: 0
   int band_rows;      // output rows that a tile stores at most
   uint32_t taps;      // patterns must lie within
-  int tile_floats;    // that a channel takes in the packed tile
+  int tile_floats;    // that a channel takes in the packed tile; general ukernels: TileShape says
   int carry_floats;   // that one filter leaves between two tiles; map3x3: none
-  Conv3x3Fn compute;
+  TileFn compute;
   PackTileFn pack;
 };
 

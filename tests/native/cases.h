@@ -73,8 +73,9 @@ inline void draw_padding(Rng& rng, const Target& t, pconv_conv_desc& d) {
   const int64_t same = rng.between(0, 3);
   int64_t* const pads[] = {&d.pad_top, &d.pad_left, &d.pad_bottom, &d.pad_right};
   for (int64_t* pad : pads) *pad = same < 3 ? same : rng.between(0, 3);
-  d.pad_bottom += std::max<int64_t>(0, 3 - (t.h + d.pad_top + d.pad_bottom));
-  d.pad_right += std::max<int64_t>(0, 3 - (t.w + d.pad_left + d.pad_right));
+  const int64_t window_h = d.dilation_h * (d.kernel_h - 1) + 1, window_w = d.dilation_w * (d.kernel_w - 1) + 1;
+  d.pad_bottom += std::max<int64_t>(0, window_h - (t.h + d.pad_top + d.pad_bottom));
+  d.pad_right += std::max<int64_t>(0, window_w - (t.w + d.pad_left + d.pad_right));
 }
 
 // 1..12 masks: the four SCPs first, four-tap ones, or any of one to nine taps.
@@ -110,6 +111,43 @@ struct Numbers {
   float sum(Rng& rng) const { return exact ? static_cast<float>(rng.between(-(1 << 20), 1 << 20)) : 4 * any(rng); }
 };
 
+// Kernel size, stride and dilation of a layer that no pattern ukernel takes.
+inline void draw_geometry(Rng& rng, pconv_conv_desc& d) {
+  int64_t* const kernel[] = {&d.kernel_h, &d.kernel_w};
+  int64_t* const steps[] = {&d.stride_h, &d.stride_w, &d.dilation_h, &d.dilation_w};
+  const int64_t square = rng.between(0, 9);  // 1x1 and 3x3 more often, 0: each side its own
+  for (int64_t* k : kernel) *k = square == 0 ? rng.between(1, 7) : square < 4 ? 1 : square < 7 ? 3 : square - 2;
+  const int64_t same = rng.between(0, 4);
+  for (int64_t* s : steps) *s = same == 0 ? rng.between(1, 3) : 1;
+  if (same == 1) d.stride_h = d.stride_w = rng.between(2, 3);
+  if (same == 2) d.dilation_h = d.dilation_w = rng.between(2, 3);
+}
+
+// The same for general ukernels: any taps of a kernel.
+inline int64_t draw_any_kernels(Rng& rng, double kept, Layer& layer) {
+  const double tap_kept = rng.pick({1.0, 0.5, 0.2});
+  layer.weights.assign(static_cast<size_t>(layer.conv.out_channels * layer.group_in() * layer.taps()), 0.0f);
+  int64_t most = 0;
+  for (int64_t o = 0; o < layer.conv.out_channels; ++o) {
+    int64_t n_taps = 0;
+    for (int64_t i = 0; i < layer.group_in(); ++i) {
+      if (!rng.chance(kept)) continue;
+      const int64_t at_least = rng.between(0, layer.taps() - 1);
+      for (int64_t k = 0; k < layer.taps(); ++k) {
+        const bool keep = k == at_least || rng.chance(tap_kept);
+        layer.kernel(o, i)[k] = keep ? 1.0f : 0.0f;
+        n_taps += keep;
+      }
+    }
+    most = std::max(most, n_taps);
+  }
+  if (most == 0 && kept > 0) {
+    layer.kernel(0, 0)[0] = 1.0f;
+    most = 1;
+  }
+  return most;
+}
+
 inline int64_t draw_kernels(Rng& rng, double kept, int taps, Layer& layer) {
   std::vector<int> masks = draw_patterns(rng);
   for (int& mask : masks) mask = (mask & taps) != 0 ? mask & taps : taps;
@@ -132,6 +170,14 @@ inline int64_t draw_kernels(Rng& rng, double kept, int taps, Layer& layer) {
   return most;
 }
 
+// Output positions of an image.
+inline int64_t out_size(const Layer& layer, const Target& t) {
+  const pconv_conv_desc& d = layer.conv;
+  const int64_t out_h = (t.h + d.pad_top + d.pad_bottom - d.dilation_h * (d.kernel_h - 1) - 1) / d.stride_h + 1;
+  const int64_t out_w = (t.w + d.pad_left + d.pad_right - d.dilation_w * (d.kernel_w - 1) - 1) / d.stride_w + 1;
+  return out_h * out_w;
+}
+
 inline void draw_numbers(Rng& rng, bool exact, int64_t most_taps, Case& c) {
   const double largest = std::sqrt(0x1p22 / static_cast<double>(std::max<int64_t>(most_taps, 1)));
   const Numbers numbers = {exact, std::min<int64_t>(2047, static_cast<int64_t>(largest))};
@@ -143,8 +189,8 @@ inline void draw_numbers(Rng& rng, bool exact, int64_t most_taps, Case& c) {
   for (float& v : c.x) v = numbers.any(rng);
   c.residual_mode = rng.pick({Residual::kNone, Residual::kNone, Residual::kSeparate, Residual::kAliasesOutput});
   if (c.residual_mode != Residual::kNone) {
-    const int64_t out_h = c.target.h + d.pad_top + d.pad_bottom - 2, out_w = c.target.w + d.pad_left + d.pad_right - 2;
-    c.residual.resize(static_cast<size_t>(c.target.n * d.out_channels * out_h * out_w));
+    const int64_t positions = out_size(c.layer, c.target);
+    c.residual.resize(static_cast<size_t>(c.target.n * d.out_channels * positions));
     for (float& v : c.residual) v = numbers.sum(rng);
   }
   const float scale = exact ? static_cast<float>(numbers.factor * numbers.factor) : 1.0f;
@@ -157,10 +203,13 @@ inline void draw_numbers(Rng& rng, bool exact, int64_t most_taps, Case& c) {
 inline std::string describe(const Case& c, int index, bool exact) {
   const pconv_conv_desc& d = c.layer.conv;
   return format(
-      "case=%d mode=%s n=%lld ic=%lld oc=%lld groups=%lld h=%lld w=%lld pad=%lld,%lld,%lld,%lld layout=%s "
+      "case=%d mode=%s n=%lld ic=%lld oc=%lld groups=%lld kernel=%lldx%lld stride=%lld,%lld dilation=%lld,%lld "
+      "h=%lld w=%lld pad=%lld,%lld,%lld,%lld layout=%s "
       "bias=%d residual=%d clamp=%g,%g",
       index, exact ? "exact" : "real", static_cast<long long>(c.target.n), static_cast<long long>(d.in_channels),
-      static_cast<long long>(d.out_channels), static_cast<long long>(d.groups), static_cast<long long>(c.target.h),
+      static_cast<long long>(d.out_channels), static_cast<long long>(d.groups), static_cast<long long>(d.kernel_h),
+      static_cast<long long>(d.kernel_w), static_cast<long long>(d.stride_h), static_cast<long long>(d.stride_w),
+      static_cast<long long>(d.dilation_h), static_cast<long long>(d.dilation_w), static_cast<long long>(c.target.h),
       static_cast<long long>(c.target.w), static_cast<long long>(d.pad_top), static_cast<long long>(d.pad_left),
       static_cast<long long>(d.pad_bottom), static_cast<long long>(d.pad_right),
       c.target.layout == PCONV_NCHW ? "nchw" : "nhwc", !c.layer.bias.empty(), static_cast<int>(c.residual_mode),
@@ -172,11 +221,15 @@ inline Case make_case(int index, bool exact, const Way& way) {
   constexpr double kKept[] = {1.0, 0.9, 0.7, 0.5, 1 / 3.1, 1 / 6.98, 0.05, 0.0};
   Rng rng(options().seed * 1000003 + static_cast<uint64_t>(index) * 2 + (exact ? 1 : 0));
   Case c;
-  const double kept = index % 300 == 0 ? 0.0 : kKept[rng.between(0, 6)];
+  const double drawn = index % 300 == 0 ? 0.0 : kKept[rng.between(0, 6)];
+  const double kept = way.all_kernels() ? 1.0 : drawn;
   draw_shape(rng, kept, c.layer, c.target);
+  const bool general = way.any_geometry() && (way.block > 0 || rng.chance(0.5));
+  if (general) draw_geometry(rng, c.layer.conv);
   draw_padding(rng, c.target, c.layer.conv);
   if (way.whole_map) draw_whole_map(rng, way, c.layer.conv, c.target);
-  const int64_t most_taps = draw_kernels(rng, kept, way.taps, c.layer);
+  const int64_t most_taps =
+      general ? draw_any_kernels(rng, kept, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
   c.no_kernels = most_taps == 0;
   draw_numbers(rng, exact, most_taps, c);
   c.text = describe(c, index, exact);

@@ -133,6 +133,9 @@ struct Way {
   int rows, vectors, lanes;
   bool whole_map = false;  // takes only maps padded by 1 that fit its vectors, a lane between rows
   int taps = 0x1ff;        // takes only masks within these
+  int block = 0;           // general ukernels: filters that run together; 0: a pattern ukernel, or the default plan
+  bool any_geometry() const { return block > 0 || ukernel.empty(); }
+  bool all_kernels() const { return block > 1; }  // takes only layers that keep every kernel
   std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
   int cells() const { return vectors * lanes; }
   bool fits(int64_t h, int64_t w) const { return !whole_map || (w + 2 <= lanes && h * (w + 1) <= cells()); }
@@ -168,9 +171,9 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
     add({name, "", 8, 1, found.lanes, false, 0x1ff});
     pconv_ukernel_info row{};
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
-      if (row.isa != std::string(name) || row.stride != 1) continue;
+      if (row.isa != std::string(name)) continue;
       const bool whole_map = row.body == std::string("map3x3");
-      add({name, row.name, row.rows, row.vectors, row.lanes, whole_map, static_cast<int>(row.taps)});
+      add({name, row.name, row.rows, row.vectors, row.lanes, whole_map, static_cast<int>(row.taps), row.block});
     }
   }
 }

@@ -1,0 +1,106 @@
+// Any convolution as a stream of taps: per step an offset into the packed tile and a weight for each of kBlock filters
+// that keep the same kernels, so that they share every load. Kernel size, stride, dilation and padding are the packing's
+// and the offsets' business (tile_shape.h). Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
+
+template <class V, int kRows, int kVectors, int kBlock>
+class Taps {
+ public:
+  static void compute(const TileArgs& args) noexcept {
+    for (const FilterProgram *filters = args.filters, *end = filters + args.n_filters; filters != end;
+         filters += kBlock) {
+      one_block(args, filters);
+    }
+  }
+
+ private:
+  using Reg = typename V::Reg;
+  static constexpr int kSums = kRows * kVectors;
+  // Weights of single filters come in fours, as NEON reads them.
+  static constexpr int kSteps = kBlock == 1 ? 4 : 1;
+
+  struct Sums {
+    Reg sum[kBlock][kSums];
+  };
+
+  static PCONV_INLINE void one_block(const TileArgs& args, const FilterProgram* filters) {
+    Sums s;
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { s.sum[b][i] = V::broadcast(filters[b].bias); });
+    });
+    const float* weights = filters->weights;
+    const int32_t *offset = filters->tile_offsets, *const end = offset + filters->n_runs;
+    for (; end - offset >= kSteps; offset += kSteps) {
+      const typename V::template Weights<kSteps * kBlock> w(weights);
+      weights += kSteps * kBlock;
+      static_for<kSteps>([&](auto k) PCONV_INLINE_LAMBDA { step<k * kBlock>(s, args, offset[k], w); });
+    }
+    if constexpr (kSteps > 1) {
+      for (; offset != end; ++offset) step<0>(s, args, *offset, typename V::template Weights<1>(weights++));
+    }
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      if (filters[b].out_channel >= 0) finish(args, s.sum[b], filters[b].out_channel * args.plane_stride);
+    });
+  }
+
+  // Every output of the tile: the vector at `offset`, times weight kFirst + b of each filter b.
+  template <int kFirst, class Weights>
+  static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, const Weights& w) {
+    const float* base = reinterpret_cast<const float*>(reinterpret_cast<const char*>(args.tile) + offset);
+    static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
+      const Reg v = V::load_unaligned(base + i / kVectors * args.row_step + i % kVectors * V::kLanes);
+      static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+        s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v);
+      });
+    });
+  }
+
+  // Adds the residual, clamps and stores the tile of one filter.
+  static PCONV_INLINE void finish(const TileArgs& args, const Reg (&sums)[kSums], ptrdiff_t plane) {
+    const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
+    static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
+      if (r >= args.rows) return;
+      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+        const ptrdiff_t at = plane + r * args.row_stride + c * V::kLanes;
+        const typename V::Lanes stored = V::lanes(args.lane_begin - c * V::kLanes, args.lane_end - c * V::kLanes);
+        Reg y = sums[r * kVectors + c];
+        if (args.residual != nullptr) y = V::add(y, V::load_lanes(args.residual + at, stored));
+        V::store_lanes(args.out + at, V::clamp(y, lo, hi), stored);
+      });
+    });
+  }
+};
+
+// One phase of an image row that lies `y` rows down.
+inline void pack_phase(const PackTileArgs& args, const float* row, int phase, float* out) {
+  const int first = args.x0 + phase;  // column of the first float
+  if (args.phases == 1) {
+    for (int j = 0; j < args.row_floats; j += Vec::kLanes) {
+      const int x = first + j;
+      const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
+      Vec::store(out + j, begin < end ? Vec::load_lanes(row + x, Vec::lanes(begin, end)) : Vec::zero());
+    }
+    return;
+  }
+  for (int j = 0; j < args.row_floats; ++j) {
+    const int64_t x = first + int64_t{j} * args.phases;
+    out[j] = x >= 0 && x < args.w ? row[x] : 0.0f;
+  }
+}
+
+// The packing of all general ukernels.
+inline void pack_any(const PackTileArgs& args) noexcept {
+  float* out = args.tile;
+  for (int ch = 0; ch < args.n_channels; ++ch) {
+    const float* plane = args.image + ch * args.channel_stride;
+    for (int i = 0; i < args.tile_rows; ++i) {
+      const int y = args.y0 + i;
+      for (int phase = 0; phase < args.phases; ++phase, out += args.row_floats) {
+        if (y >= 0 && y < args.h) {
+          pack_phase(args, plane + y * args.row_stride, phase, out);
+        } else {
+          for (int j = 0; j < args.row_floats; j += Vec::kLanes) Vec::store(out + j, Vec::zero());
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,18 @@
+// The form of a layer's weights that one general ukernel reads: per block of filters a stream of taps.
+#ifndef PCONV_PREPACK_TAPS_H_
+#define PCONV_PREPACK_TAPS_H_
+
+#include <memory>
+
+#include "dispatch.h"
+#include "layer.h"
+
+namespace pconv {
+
+// May `block` filters that follow each other in the packed layer run together? Only where they keep the same kernels:
+// a filter must not read a channel that it has no kernel for.
+bool block_fits(const pconv_packed& packed, int64_t block);
+std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel);
+
+}  // namespace pconv
+#endif  // PCONV_PREPACK_TAPS_H_
