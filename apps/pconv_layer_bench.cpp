@@ -296,17 +296,19 @@ void print(const Options& options, const Result& result) {
       static_cast<double>(result.plan.nnz) / static_cast<double>(options.out_channels * options.in_channels * 9);
   const char* format =
       options.json
-          ? "{\"ic\": %lld, \"oc\": %lld, \"h\": %lld, \"w\": %lld, \"pattern_set\": \"%s\", \"density\": %.6f, "
+          ? "{\"batch\": %lld, \"ic\": %lld, \"oc\": %lld, \"h\": %lld, \"w\": %lld, \"pattern_set\": \"%s\", "
+            "\"density\": %.6f, "
             "\"isa\": \"%s\", \"ukernel\": \"%s\", \"threads\": %d, \"runs\": %lld, \"lanes\": %lld, \"added_taps\": "
             "%lld"
-          : "layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d  runs %lld  lanes "
+          : "batch %lld  layer %lld,%lld,%lld,%lld  patterns %s  density %.4f\nisa %s  ukernel %s  threads %d  runs "
+            "%lld  lanes "
             "%lld  added "
             "taps %lld\n";
-  std::printf(format, static_cast<long long>(options.in_channels), static_cast<long long>(options.out_channels),
-              static_cast<long long>(options.h), static_cast<long long>(options.w),
-              options.dense ? "dense" : options.patterns->name, density, result.plan.isa, result.plan.ukernel,
-              options.threads, static_cast<long long>(result.plan.n_runs), static_cast<long long>(result.plan.n_lanes),
-              static_cast<long long>(result.plan.added_taps));
+  std::printf(format, static_cast<long long>(options.batch), static_cast<long long>(options.in_channels),
+              static_cast<long long>(options.out_channels), static_cast<long long>(options.h),
+              static_cast<long long>(options.w), options.dense ? "dense" : options.patterns->name, density,
+              result.plan.isa, result.plan.ukernel, options.threads, static_cast<long long>(result.plan.n_runs),
+              static_cast<long long>(result.plan.n_lanes), static_cast<long long>(result.plan.added_taps));
   if (options.timing) {
     const char* times = options.json
                             ? ", \"ms\": %.6f, \"best_ms\": %.6f, \"useful_gflops\": %.3f, \"peak_fraction\": %.4f"

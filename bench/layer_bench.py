@@ -14,9 +14,13 @@ PASSES = 5
 
 
 def layer_bench(*arguments: object) -> dict[str, Any] | None:
-    """The JSON row of one call; None where the program refuses, as for a ukernel that does not take the layer."""
+    """The JSON row of one call; None for a ukernel that does not take the layer. RuntimeError for any other failure."""
     done = subprocess.run([str(PROGRAM), "--json", *map(str, arguments)], capture_output=True, text=True)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    if "does not take this layer" in done.stderr:
+        return None
+    raise RuntimeError(f"{PROGRAM.name} {' '.join(map(str, arguments))}: {done.stderr.strip()}")
 
 
 def interleaved(calls: dict[str, tuple[object, ...]], passes: int = PASSES) -> dict[str, dict[str, Any]]:

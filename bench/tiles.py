@@ -2,14 +2,15 @@
 
     python bench/tiles.py [--isa avx512] [--json docs/results/tiles-avx512.json]
 
-The table is the data that the cost formula of src/plan.cpp is fitted to: after a change of a ukernel or on a new kind of
-machine, run it, and adjust the costs in src/kernels/simd/<isa>.h until the plan chooses well.
+The table is the data that the cost formula of src/plan.cpp is fitted to: after a change of a ukernel or on a new kind
+of machine, run it, and adjust the costs in src/kernels/simd/<isa>.h until the plan chooses well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def main() -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         machine = cpu_info()["model"]
-        args.json.write_text(json.dumps({"isa": args.isa, "cpu": machine, "threads": 1, "rows": rows}, indent=1) + "\n")
+        about = {"command": f"python bench/tiles.py --isa {args.isa}", "date": str(date.today()), "cpu": machine}
+        args.json.write_text(json.dumps({**about, "isa": args.isa, "threads": 1, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -103,10 +103,21 @@ def _obstacle(conv: _ConvNd) -> str:
         return "depthwise"
     if conv.groups == 1 and conv.in_channels <= _STEM_CHANNELS:
         return f"stem: {conv.in_channels} input channels"
-    obstacle = geometry_obstacle(conv)
+    obstacle = geometry_obstacle(conv) or _slow_geometry(conv)
     if obstacle:
         return obstacle
     return _density_obstacle(conv.weight)
+
+
+def _slow_geometry(conv: nn.Conv2d) -> str:
+    """Why a convolution that runs is not taken: it has no pattern kernels, and nothing here measures the general ones."""
+    if tuple(conv.kernel_size) != (3, 3):
+        return f"kernel {conv.kernel_size[0]}x{conv.kernel_size[1]}: only 3x3 is replaced"
+    if tuple(conv.stride) != (1, 1):
+        return f"stride {tuple(conv.stride)}: only 1 is replaced"
+    if tuple(conv.dilation) != (1, 1):
+        return f"dilation {tuple(conv.dilation)}: only 1 is replaced"
+    return ""
 
 
 def _density_obstacle(weight: torch.Tensor) -> str:

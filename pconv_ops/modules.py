@@ -46,7 +46,7 @@ class PatternConv2d(nn.Module):
         """Packs the weights of `conv` (any zeros in them count), which stays as it is.
 
         TypeError: not an nn.Conv2d (a transposed one included), or not float32 on the CPU. ValueError: a geometry that
-        does not run: kernel other than 3x3, stride or dilation other than 1, padding_mode other than 'zeros'.
+        does not run: padding_mode other than 'zeros'.
         """
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"conv: expected an nn.Conv2d, got {type(conv).__name__}")
@@ -137,13 +137,7 @@ class PatternConv2d(nn.Module):
 
 
 def geometry_obstacle(conv: nn.Conv2d) -> str:
-    """Why a convolution of this geometry cannot run yet; '' when it can."""
-    if tuple(conv.kernel_size) != (3, 3):
-        return f"kernel {conv.kernel_size[0]}x{conv.kernel_size[1]}: only 3x3 runs"
-    if tuple(conv.stride) != (1, 1):
-        return f"stride {tuple(conv.stride)}: only 1 runs"
-    if tuple(conv.dilation) != (1, 1):
-        return f"dilation {tuple(conv.dilation)}: only 1 runs"
+    """Why a convolution of this geometry cannot run; '' when it can."""
     if conv.padding_mode != "zeros":
         return f"padding_mode '{conv.padding_mode}': only 'zeros' runs"
     return ""

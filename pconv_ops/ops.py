@@ -39,7 +39,7 @@ def conv2d(
     depend on their number. Tensors that require a gradient pass forward, backward raises.
 
     TypeError: wrong kind, device or dtype (big-endian included). ValueError: wrong shape, or a geometry that packs but
-    does not run yet (today 3x3, stride 1, dilation 1 runs).
+    would need a packed tile of more than 256 MB (huge dilations).
     """
     global _torch_conv2d
     if not isinstance(packed, PackedConv):

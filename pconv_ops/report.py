@@ -253,7 +253,7 @@ class LayerInspection:
     bytes_packed: int
     bytes_dense: int
     bytes_csr: int
-    ukernel: str | None = None  # what a plan for the inspected map runs, where there is a ukernel
+    ukernel: str | None = None  # what a plan for the inspected map runs
     n_runs_planned: int | None = None  # after the plan merged short runs
     added_taps: int | None = None  # zero weights that run beside the kept ones
 
@@ -296,13 +296,10 @@ def inspect_packed(name: str, packed: Any, map_size: tuple[int, int] | None = No
 
 
 def _planned(packed: Any, map_size: tuple[int, int] | None) -> dict[str, Any]:
-    """The fields that need a plan; none where no ukernel takes the layer."""
+    """The fields that need a plan. ValueError: the layer does not fit the map."""
     if map_size is None:
         return {}
-    try:
-        plan = packed.plan_info(1, *map_size)
-    except ValueError:
-        return {}
+    plan = packed.plan_info(1, *map_size)
     return {"ukernel": plan["ukernel"], "n_runs_planned": plan["n_runs"], "added_taps": plan["added_taps"]}
 
 
@@ -327,7 +324,7 @@ class InspectReport(Report):
         headers = (
             "layer kind weight density patterns kernels of per-filter runs-before runs-after bytes dense CSR".split()
         )
-        planned = any(layer.ukernel for layer in self.layers)
+        planned = any(layer.ukernel is not None for layer in self.layers)
         headers += ["ukernel", "runs-planned", "added-taps"] if planned else []
         rows = [
             (

@@ -19,8 +19,9 @@ TEMPLATE = """\
 <!-- Written by scripts/kernels_doc.py: change the sources it names and run it again. -->
 # Ukernels, instruction sets, patterns
 
-Every ukernel computes 3x3 convolutions with stride 1 and dilation 1 in fp32. A plan takes the one of its instruction
-set that is predicted to need the least work for the layer's shape (`src/plan.cpp`).
+`conv3x3` and `map3x3` compute 3x3 convolutions with stride 1 and dilation 1, `taps` any other convolution, all in fp32.
+A plan takes the one of its instruction set that is predicted to need the least work for the layer's shape
+(`src/plan.cpp`).
 
 ## Ukernels (`src/kernels/table.inl`)
 
@@ -29,7 +30,8 @@ set that is predicted to need the least work for the layer's shape (`src/plan.cp
 enough. *Carry*: bytes that a filter leaves to the tile on the right. *Tile*: bytes of an input channel in the packed
 input window, which has two rows more than the outputs. `map3x3` holds a whole map that is padded by 1, of w columns
 and h rows with h * (w + 1) at most the lanes of its vectors, and has sums for every tap; above three vectors only for
-those of the cross, so that it takes layers whose patterns lie within it, as the SCPs do.
+those of the cross, so that it takes layers whose patterns lie within it, as the SCPs do. The number behind `taps` is
+how many filters share every load; more than one only where they keep the same kernels. The tile depends on the layer.
 
 ## Instruction sets (`src/isas.def`, best first)
 
@@ -126,12 +128,20 @@ def map_ukernel(isa: Isa, vectors: int, family: str) -> Ukernel:
     return Ukernel(name("map3x3", isa, 1, vectors), isa, 1, vectors, sums, vectors * isa.lanes, 0)
 
 
+def taps_ukernel(isa: Isa, rows: int, vectors: int, block: int) -> Ukernel:
+    spelling = find(r'"(f32_%s%d_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
+    name = spelling % ("taps", block, rows, vectors, isa.name)
+    return Ukernel(name, isa, rows, vectors, rows * vectors * block, 0, 0)
+
+
 def ukernels() -> list[Ukernel]:
     found = []
     for isa in isas():
-        row = r"(conv3x3|map3x3)_row<V, (\d+), (\w+)>\(\)"
-        for body, first, second in re.findall(row, table_rows(isa.lanes)):
-            if body == "conv3x3":
+        row = r"(conv3x3|map3x3|taps)_row<V, (\d+), (\w+)(?:, (\d+))?>\(\)"
+        for body, first, second, block in re.findall(row, table_rows(isa.lanes)):
+            if body == "taps":
+                found.append(taps_ukernel(isa, int(first), int(second), int(block)))
+            elif body == "conv3x3":
                 found.append(tile_ukernel(isa, int(first), int(second)))
             else:
                 found.append(map_ukernel(isa, int(first), second))

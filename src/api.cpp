@@ -227,8 +227,8 @@ int pconv_list_ukernel(int index, pconv_ukernel_info* info) {
   const pconv::Registry& r = pconv::registry();
   if (info == nullptr || index < 0 || index >= r.n_ukernels) return 0;
   const pconv::Ukernel& u = r.ukernels[index];
-  *info = {u.name,       u.isa->name,     u.info->body,        u.info->stride,
-           u.info->rows, u.info->vectors, u.isa->table->lanes, u.info->block, u.info->taps};
+  *info = {u.name,          u.isa->name,         u.info->body,  u.info->stride, u.info->rows,
+           u.info->vectors, u.isa->table->lanes, u.info->block, u.info->taps};
   return 1;
 }
 

@@ -41,10 +41,11 @@ struct Prepacked {
   std::vector<float> weights;
   std::vector<int32_t> offsets;
   std::vector<Run> runs;
-  std::vector<FilterProgram> filters;  // in packed order
+  std::vector<FilterProgram>
+      filters;  // in packed order, or with reorder off in the layer's; general: filled up to blocks
   std::vector<int64_t> cost_before{0};  // [filters + 1] running sum of the work of the filters
   int64_t group_filters = 0;            // entries of `filters` that a group has
-  int64_t n_taps = 0;                  // of all kernels, those with added zero weights included
+  int64_t n_taps = 0;                   // of all kernels, those with added zero weights included
   int64_t bytes() const;
 };
 

@@ -4,6 +4,9 @@
 
 namespace pconv {
 
+// Runs of a filter that are considered for merging.
+constexpr size_t kMostRuns = 24;
+
 uint32_t cover_mask(uint32_t mask, uint32_t taps, const std::vector<bool>& preferred) {
   uint32_t best = kManifestSize;
   for (uint32_t m = 0; m < kManifestSize; ++m) {
@@ -53,6 +56,11 @@ const std::vector<uint32_t>& RunMerger::merge(const std::vector<uint32_t>& count
     target_[m] = m;
     if (counts[m] > 0) runs_.push_back({m, counts[m]});
   }
+  if (run_cost_ <= 0) return target_;
+  // Every pair is looked at after every merge: of very many only the shortest.
+  std::stable_sort(runs_.begin(), runs_.end(),
+                   [](const MergedRun& a, const MergedRun& b) { return a.n_kernels < b.n_kernels; });
+  if (runs_.size() > kMostRuns) runs_.resize(kMostRuns);
   while (runs_.size() > 1) {
     double best = 0;
     size_t best_a = 0, best_b = 0;

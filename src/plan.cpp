@@ -15,10 +15,10 @@
 namespace pconv {
 namespace {
 
-// A tile's share of a strip's last tile is small by then, and a strip is one task for the threads.
+// With so many bands side by side at most a sixteenth of a tile a band is left to win. A strip is one task of a thread,
+// so every further band must win something.
 constexpr int64_t kMaxStripBands = 16;
-
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr double kGainPerBand = 0.01;
 
 // Tiles of `width` lanes over the columns that the outputs read, for one band. Overlapping tiles need no carry but
 // waste two lanes each: taken where that costs no further tile.
@@ -55,9 +55,11 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
   return c;
 }
 
-// May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most.
+// May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most. NHWC
+// stages the rows of a strip, which should stay in L2.
 bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
-  return !u.info->whole_map && u.info->block == 0 && plan.conv.pad_left > 0 && plan.conv.pad_right > 0 && plan.out_w >= width;
+  return plan.layout == PCONV_NCHW && !u.info->whole_map && u.info->block == 0 && plan.conv.pad_left > 0 &&
+         plan.conv.pad_right > 0 && plan.out_w >= width;
 }
 
 // A 3x3 layer that pattern ukernels compute.
@@ -87,7 +89,8 @@ double predicted_taps_cost(const pconv_plan& plan, const Ukernel& u, const Colum
   // Vectors that start anywhere often lie in two lines.
   const double load = plan.conv.kernel_w == 1 && plan.conv.stride_w == 1 ? 1.0 : 2.0;
   const double step = sums * std::max(1.0, load / block), finish = 5.0 * sums + 20.0;
-  return (step * taps_per_filter + finish) * static_cast<double>(plan.n_tiles_of(columns, u));
+  return (step * taps_per_filter + finish) *
+         static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
 }
 
 // Predicted work of a layer, in multiply-add instructions; a load counts as the share of one that the table says.
@@ -101,7 +104,7 @@ double predicted_cost(const pconv_plan& plan, const Ukernel& u, const Columns& c
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
   if (u.info->whole_map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
   const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
-  return tile * static_cast<double>(plan.n_tiles_of(columns, u));
+  return tile * static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
 }
 
 // Kept kernels and kept weights of a filter, in the mean.
@@ -129,7 +132,8 @@ Choice choose_columns(const pconv_plan& plan, const Ukernel& u, const FilterWork
   for (int64_t n = 2; n <= bands; ++n) {
     const Columns columns = cut_strip(best.columns, width, n);
     const double cost = predicted_cost(plan, u, columns, work.kernels);
-    if (cost < best.cost) best = {&u, columns, cost};
+    const auto further_bands = static_cast<double>(n - best.columns.strip_bands);
+    if (cost < best.cost * (1 - kGainPerBand * further_bands)) best = {&u, columns, cost};
   }
   return best;
 }

@@ -10,6 +10,8 @@
 
 namespace pconv {
 
+inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 struct MapSize {
   int64_t h, w;
 };
@@ -17,8 +19,8 @@ struct MapSize {
 // How output rows are cut into tiles. Bands of rows that follow each other may lie side by side in a strip, as if they
 // were one wide band, so that rows which do not fill whole tiles share the last one of all but the last band.
 struct Columns {
-  int64_t begin;  // output column of the first tile's lane 0 (-1 when the left taps of column 0 lie inside the image)
-  int64_t end;    // one behind the last column whose input any output needs
+  int64_t begin;    // output column of the first tile's lane 0 (-1 when the left taps of column 0 lie inside the image)
+  int64_t end;      // one behind the last column whose input any output needs
   int64_t step;     // lanes from tile to tile
   int64_t overlap;  // columns that neighbouring tiles share
   bool carry;       // tiles touch and pass sums on
@@ -27,7 +29,12 @@ struct Columns {
   int64_t span() const { return end - begin; }
   int64_t n_tiles(int64_t bands) const {
     const int64_t lanes = bands * span() - overlap;
-    return lanes <= step ? 1 : (lanes + step - 1) / step;
+    return lanes <= step ? 1 : div_up(lanes, step);
+  }
+  // The same for an image of so many bands.
+  int64_t n_tiles_of_image(int64_t bands) const {
+    const int64_t rest = bands % strip_bands;
+    return bands / strip_bands * n_tiles(strip_bands) + (rest > 0 ? n_tiles(rest) : 0);
   }
 };
 
@@ -35,8 +42,8 @@ struct Columns {
 
 struct pconv_plan {
   pconv_conv_desc conv;
-  pconv::MapSize input, output;     // of an image
-  int64_t n, h, w, out_h, out_w;    // the same as the run sees them: images of a 1x1 layer are single rows
+  pconv::MapSize input, output;   // of an image
+  int64_t n, h, w, out_h, out_w;  // the same as the run sees them: images of a 1x1 layer are single rows
   int64_t nnz;
   pconv_layout layout;
   const pconv::Isa* isa;
@@ -44,19 +51,16 @@ struct pconv_plan {
   pconv::Columns columns;
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
-  int64_t n_bands() const { return (out_h + ukernel->info->band_rows - 1) / ukernel->info->band_rows; }
+  int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
-  int64_t n_strips() const { return (n_bands() + columns.strip_bands - 1) / columns.strip_bands; }
+  int64_t n_strips() const { return pconv::div_up(bands_in(out_h), columns.strip_bands); }
   // Input rows that `rows` output rows read.
-  int64_t input_rows(int64_t rows) const { return (rows - 1) * conv.stride_h + (conv.kernel_h - 1) * conv.dilation_h + 1; }
-  // Tiles of an image, were it cut like this.
-  int64_t n_tiles_of(const pconv::Columns& c, const pconv::Ukernel& u) const {
-    const int64_t bands = (out_h + u.info->band_rows - 1) / u.info->band_rows, rest = bands % c.strip_bands;
-    return bands / c.strip_bands * c.n_tiles(c.strip_bands) + (rest > 0 ? c.n_tiles(rest) : 0);
+  int64_t input_rows(int64_t rows) const {
+    return (rows - 1) * conv.stride_h + (conv.kernel_h - 1) * conv.dilation_h + 1;
   }
   // Results that one filter computes for an image.
   int64_t n_lanes() const {
-    return n_tiles_of(columns, *ukernel) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
+    return columns.n_tiles_of_image(bands_in(out_h)) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
   }
 };
 

@@ -133,7 +133,7 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukern
   }
   out->offsets.insert(out->offsets.end(), kKernelsAhead, 0);  // read, and prefetched, behind the last kernel
   out->group_filters = v.header.out_channels / v.header.groups;
-  std::vector<size_t> order(begins.size());                   // of the filters: as packed, or as the layer had them
+  std::vector<size_t> order(begins.size());  // of the filters: as packed, or as the layer had them
   std::iota(order.begin(), order.end(), size_t{0});
   if (!reorder) {
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return v.filter_order[a] < v.filter_order[b]; });

@@ -31,9 +31,10 @@ struct ScratchLayout {
     stage_in = (carry + checked(plan.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     stage_out = total = stage_in;
     if (plan.layout == PCONV_NHWC) {
-      stage_out = (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.input_rows(plan.strip_rows()), plan.h)) *
-                                  checked(plan.w) * bytes)
-                      .round_up(kTileAlign);
+      stage_out =
+          (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.input_rows(plan.strip_rows()), plan.h)) *
+                          checked(plan.w) * bytes)
+              .round_up(kTileAlign);
       total = (stage_out + checked(plan.conv.out_channels) * checked(stage_rows(plan)) * checked(plan.out_w) * bytes)
                   .round_up(kTileAlign);
     }
@@ -155,7 +156,7 @@ void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, TileArgs* args) {
 // The same for bands side by side, where every lane is an output of one of them.
 void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& place, TileArgs* args) {
   const int64_t lanes = p.isa->table->lanes, width = p.ukernel->info->vectors * lanes, span = p.columns.span();
-  const int64_t band_rows = p.ukernel->info->band_rows, bands = (strip.rows + band_rows - 1) / band_rows;
+  const int64_t band_rows = p.ukernel->info->band_rows, bands = p.bands_in(strip.rows);
   const int64_t at = place.band * span + place.x0, to_seam = span - place.x0, to_end = bands * span - at;
   args->has_prev = place.x0 > 0;
   args->has_next = to_end > width && to_seam != width;
@@ -201,8 +202,8 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.rows = static_cast<int32_t>(std::min(strip.rows, band_rows));
   args.seam = kNoSeam;
   args.seam_step = band_rows * args.row_stride - p.columns.span();
-  pack.seam_rows = static_cast<int32_t>(band_rows);
-  pack.seam_columns = static_cast<int32_t>(p.columns.span());
+  pack.rows_to_next_band = static_cast<int32_t>(band_rows);
+  pack.columns_of_band = static_cast<int32_t>(p.columns.span());
   // Lane 0 of a pattern ukernel holds the input of its centre tap, otherwise that of its first tap.
   const int64_t first_column = p.ukernel->info->block > 0 ? 0 : 1;
   if (p.ukernel->info->block > 0) {
@@ -214,7 +215,7 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   }
   float *const carry = args.carry, *const out = args.out;
   const float* const residual = args.residual;
-  const int64_t y_in = pack.y0, n_tiles = p.columns.n_tiles((strip.rows + band_rows - 1) / band_rows);
+  const int64_t y_in = pack.y0, n_tiles = p.columns.n_tiles(p.bands_in(strip.rows));
   for (int64_t t = 0; t < n_tiles; ++t) {
     const Place place = place_of(p, t);
     if (p.columns.strip_bands > 1) {

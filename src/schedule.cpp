@@ -6,42 +6,57 @@
 namespace pconv {
 namespace {
 
-// Tasks per thread that keep dynamic scheduling balanced, and the fewest filters that a task may get.
+// The most tasks per thread that are looked at, and the fewest filters that a task may get.
 constexpr int64_t kTasksPerThread = 4, kMinFilters = 16;
-// Every chunk of filters packs the tiles anew: at most this share of a task's work, unless threads would have none.
-constexpr double kMostPacking = 1.0 / 32;
 // Cycles on AVX-512: to copy a vector into the tile, for a multiply-add, for a filter beside its multiply-adds.
 constexpr double kPackCycles = 4.5, kMultiplyAddCycles = 0.5, kFilterCycles = 60;
+// More tasks balance threads of unequal speed better: worth this share of the predicted time.
+constexpr double kWorthBalancing = 0.02;
 
-// Filters whose work is 1 / kMostPacking times the packing of a tile.
-int64_t filters_worth_packing(const pconv_plan& plan) {
-  const KernelInfo& kernel = *plan.ukernel->info;
-  const Prepacked& p = *plan.prepacked;
-  const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
-  const double packing = static_cast<double>(tile_bytes(plan, *plan.ukernel)) / vector_bytes * kPackCycles;
-  const double taps = static_cast<double>(p.n_taps) / static_cast<double>(plan.conv.out_channels);
-  const double filter = taps * kernel.rows * kernel.vectors * kMultiplyAddCycles + kFilterCycles;
-  return static_cast<int64_t>(packing / filter / kMostPacking) + 1;
-}
+// Predicted cycles of the threads for one tile of every strip, with the filters cut into `chunks`.
+class Cost {
+ public:
+  Cost(const pconv_plan& plan, int64_t strips, int64_t n_threads) : strips_(strips), threads_(n_threads) {
+    const KernelInfo& kernel = *plan.ukernel->info;
+    const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
+    const auto sums = static_cast<double>(kernel.rows * kernel.vectors);
+    groups_ = static_cast<double>(plan.conv.groups);
+    packing_ = groups_ * static_cast<double>(tile_bytes(plan, *plan.ukernel)) / vector_bytes * kPackCycles;
+    filters_ = static_cast<double>(plan.prepacked->n_taps) * sums * kMultiplyAddCycles +
+               static_cast<double>(plan.conv.out_channels) * kFilterCycles;
+  }
+  double operator()(int64_t chunks) const {
+    // A chunk packs the groups of its filters.
+    const double packing = packing_ * std::max(1.0 / groups_, 1.0 / static_cast<double>(chunks));
+    const int64_t turns = (strips_ * chunks + threads_ - 1) / threads_;
+    return static_cast<double>(turns) * (packing + filters_ / static_cast<double>(chunks));
+  }
+
+ private:
+  int64_t strips_, threads_;
+  double groups_, packing_, filters_;
+};
 
 int64_t choose_chunks(const pconv_plan& plan, int64_t strips, int64_t n_threads) {
-  const int64_t filters = plan.conv.out_channels, enough = kTasksPerThread * n_threads;
-  const int64_t wanted = std::min((enough + strips - 1) / strips, filters / filters_worth_packing(plan));
-  int64_t chunks = std::max<int64_t>(1, std::min(wanted, filters / kMinFilters));
-  // Few tasks must be a multiple of the threads.
-  const auto even = [&] { return strips * chunks >= enough || strips * chunks % n_threads == 0; };
-  while (chunks > 1 && !even()) --chunks;
-  return even() ? chunks : std::max<int64_t>(1, std::min(n_threads, filters / kMinFilters));
+  const int64_t most = std::max<int64_t>(
+      1, std::min(plan.conv.out_channels / kMinFilters, (kTasksPerThread * n_threads + strips - 1) / strips));
+  const Cost cost(plan, strips, n_threads);
+  double lowest = cost(1);
+  for (int64_t chunks = 2; chunks <= most; ++chunks) lowest = std::min(lowest, cost(chunks));
+  int64_t chunks = most;
+  while (cost(chunks) > lowest * (1 + kWorthBalancing)) --chunks;
+  return chunks;
 }
 
 }  // namespace
 
 Schedule make_schedule(const pconv_plan& plan, int n_threads) {
   const int64_t strips = plan.n * plan.n_strips();
-  Schedule s = {1, strips, n_threads};
+  Schedule s = {1, strips, 1};
   if (n_threads > 1 && strips > 0) {
     s.n_chunks = choose_chunks(plan, strips, n_threads);
     s.n_tasks = strips * s.n_chunks;
+    s.strips_ahead = std::max<int64_t>(1, n_threads / s.n_chunks);
   }
   return s;
 }

@@ -8,7 +8,8 @@
 
 namespace pconv {
 
-// Filters [filter_begin, filter_end) in packed order, and the groups [group_begin, group_end) that they belong to.
+// Filters [filter_begin, filter_end) of the prepacked list, and the groups [group_begin, group_end) that they belong
+// to.
 struct Chunk {
   int64_t filter_begin, filter_end;
   int64_t group_begin, group_end;

@@ -102,7 +102,8 @@ class Conv3x3 {
       case Finish::kResidual:
         return finish<Finish::kResidual>(args, s, carry, out, args.residual + (out - args.out));
       case Finish::kSeam:
-        return finish_near_seam(args, s, carry, out);
+        return finish_near_seam(args, s, carry, out,
+                                args.residual != nullptr ? args.residual + (out - args.out) : nullptr);
     }
   }
 
@@ -216,18 +217,18 @@ class Conv3x3 {
   }
 
   // The same where lanes belong to two bands: sums at the seam stay in theirs, vectors are stored in two parts.
-  static PCONV_INLINE void finish_near_seam(const TileArgs& args, const Sums& s, float* carry, float* out) {
+  static PCONV_INLINE void finish_near_seam(const TileArgs& args, const Sums& s, float* carry, float* out,
+                                            const float* residual) {
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
-    const ptrdiff_t to_residual = args.residual != nullptr ? args.residual - args.out : 0;
-    const auto emit = [&](float* to, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {
-      if (args.residual != nullptr) y = Vec::add(y, Vec::load_lanes(to + to_residual, stored));
-      Vec::store_lanes(to, Vec::clamp(y, lo, hi), stored);
+    const auto emit = [&](ptrdiff_t at, Reg y, typename Vec::Lanes stored) PCONV_INLINE_LAMBDA {
+      if (residual != nullptr) y = Vec::add(y, Vec::load_lanes(residual + at, stored));
+      Vec::store_lanes(out + at, Vec::clamp(y, lo, hi), stored);
     };
     const int seam = args.seam, begin = args.lane_begin, end = args.lane_end;
     const int prev_seam = args.prev_seam, prev_begin = args.prev_lane_begin;
     static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
       float *const unfinished = carry + r * kUnfinishedPitch, *const last_left = carry + kLastBegin + r * kLastPitch;
-      float* const row = out + r * args.row_stride;
+      const ptrdiff_t row = r * args.row_stride;
       Reg below = Vec::zero();
       if (args.has_prev) {
         below = Vec::load_last(last_left);

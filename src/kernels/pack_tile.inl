@@ -72,7 +72,7 @@ class TilePacker {
 
   static void pack_over_seam(const PackTileArgs& args) noexcept {
     Piece above(args, args.y0, args.x0, 0, args.seam);
-    Piece below(args, args.y0 + args.seam_rows, args.x0 - args.seam_columns, args.seam, kRowFloats);
+    Piece below(args, args.y0 + args.rows_to_next_band, args.x0 - args.columns_of_band, args.seam, kRowFloats);
     float* out = args.tile;
     for (int ch = 0; ch < args.n_channels; ++ch) {
       for (int i = 0; i < kTileRows; ++i, out += kRowFloats) {
@@ -112,8 +112,7 @@ class BandPrefetch {
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args_.row_stride + c * Vec::kLanes, 0, 2);
     }
-    if (!args_.near_seam) return;
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < args_.seam_rows; ++r) {
       __builtin_prefetch(out + args_.seam_step + r * args_.row_stride + kVectors * Vec::kLanes - 1, 0, 2);
     }
   }

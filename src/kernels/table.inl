@@ -4,16 +4,16 @@ template <class V, int kRows, int kVectors>
 constexpr KernelInfo conv3x3_row() {
   using Body = Conv3x3<kRows, kVectors>;
   constexpr int kTileFloats = Body::kTileRows * Body::kRowFloats;
-  return {"conv3x3",   false,    1,           kRows,        kVectors,          0,
-          kRows, kAllTaps, kTileFloats, Body::kCarryFloats, Body::compute, Body::pack};
+  return {"conv3x3",          false,         1,         kRows, kVectors, 0, kRows, kAllTaps, kTileFloats,
+          Body::kCarryFloats, Body::compute, Body::pack};
 }
 
 // Whole maps of up to kVectors vectors; a map of one column has the most rows.
 template <class V, int kVectors, uint32_t kFamily>
 constexpr KernelInfo map3x3_row() {
   using Body = Map3x3<V, kVectors, kFamily>;
-  return {"map3x3", true, 1, 1, kVectors, 0, kVectors * V::kLanes / 2, kFamily, Body::kTileFloats, 0, Body::compute,
-          Body::pack};
+  return {"map3x3", true,          1,         1, kVectors, 0, kVectors * V::kLanes / 2, kFamily, Body::kTileFloats,
+          0,        Body::compute, Body::pack};
 }
 
 // Any convolution; kBlock filters share each load.
@@ -34,13 +34,12 @@ struct Tiles {
 template <class V>
 struct Tiles<V, 16> {
   // As above. Maps: 27 sums for any patterns, 25 for those within the cross.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),
-                                         conv3x3_row<V, 4, 2>(),         map3x3_row<V, 1, kAllTaps>(),
-                                         map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
-                                         map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>(),
-                                         taps_row<V, 1, 8, 1>(),         taps_row<V, 4, 2, 1>(),
-                                         taps_row<V, 1, 6, 4>(),         taps_row<V, 3, 2, 4>(),
-                                         taps_row<V, 1, 3, 8>(),         taps_row<V, 3, 1, 8>()};
+  static constexpr KernelInfo kRows[] = {
+      conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),         conv3x3_row<V, 4, 2>(),
+      map3x3_row<V, 1, kAllTaps>(),   map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
+      map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>(), taps_row<V, 1, 8, 1>(),
+      taps_row<V, 4, 2, 1>(),         taps_row<V, 1, 6, 4>(),         taps_row<V, 3, 2, 4>(),
+      taps_row<V, 1, 3, 8>(),         taps_row<V, 3, 1, 8>()};
 };
 template <class V>
 struct Tiles<V, 8> {

@@ -1,6 +1,6 @@
 // Any convolution as a stream of taps: per step an offset into the packed tile and a weight for each of kBlock filters
-// that keep the same kernels, so that they share every load. Kernel size, stride, dilation and padding are the packing's
-// and the offsets' business (tile_shape.h). Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
+// that keep the same kernels, so that they share every load. Kernel size, stride, dilation and padding are the
+// packing's and the offsets' business (tile_shape.h). Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
 
 template <class V, int kRows, int kVectors, int kBlock>
 class Taps {
@@ -48,9 +48,8 @@ class Taps {
     const float* base = reinterpret_cast<const float*>(reinterpret_cast<const char*>(args.tile) + offset);
     static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
       const Reg v = V::load_unaligned(base + i / kVectors * args.row_step + i % kVectors * V::kLanes);
-      static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
-        s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v);
-      });
+      static_for<kBlock>(
+          [&](auto b) PCONV_INLINE_LAMBDA { s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v); });
     });
   }
 

@@ -44,7 +44,7 @@ struct FilterProgram {
 // One tile of rows x (vectors * lanes) outputs, for a list of filters. The pattern ukernels, 3x3 with stride 1:
 // Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
 // left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
-// A tile may reach over a seam (docs/ARCHITECTURE.md: strips): lanes from `seam` on belong to the band below, where
+// A tile may reach over a seam (strips: docs/ARCHITECTURE.md): lanes from `seam` on belong to the band below, where
 // lane j is output column x0 + j again once `out` has moved by seam_step. No sum crosses a seam. `rows` counts for the
 // band of lane 0.
 // A whole-map ukernel (KernelInfo::whole_map) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
@@ -71,14 +71,14 @@ struct TileArgs {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  const float* next_out;  // for prefetching: as out, of the first tile of this thread's next band; null: not now
+  const float* next_out;  // for prefetching: as out, of the first tile of this thread's next strip; null: not now
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
   ptrdiff_t row_step;     // general ukernels: floats in the tile from the inputs of an output row to those of the next
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
-// Columns from x0 + seam on are taken from seam_rows rows further down and seam_columns columns to the left.
+// Columns from x0 + seam on are taken from rows_to_next_band rows further down and columns_of_band columns to the left.
 // Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused, no seam.
 // General ukernels: tile_rows rows of `phases` times row_floats floats, float j of phase p being column
 // x0 + p + j * phases; no seam.
@@ -87,7 +87,7 @@ struct PackTileArgs {
   ptrdiff_t channel_stride, row_stride;  // in floats
   int32_t n_channels, h, w;
   int32_t y0, x0;  // may be negative
-  int32_t seam, seam_rows, seam_columns;
+  int32_t seam, rows_to_next_band, columns_of_band;
   int32_t tile_rows, phases, row_floats;
   float* tile;  // [n_channels][rows + 2][vectors * lanes]
 };
@@ -103,8 +103,8 @@ using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of patterns.def
 
 struct KernelInfo {
-  const char* body;  // file of kernels/ that it comes from
-  bool whole_map;    // the tile is a map of any shape, padded by 1, row after row; otherwise rows of vectors
+  const char* body;   // file of kernels/ that it comes from
+  bool whole_map;     // the tile is a map of any shape, padded by 1, row after row; otherwise rows of vectors
   int stride;         // 0: any
   int rows, vectors;  // tile
   int block;          // general ukernels: filters with the same kernels that run together; pattern ukernels: 0

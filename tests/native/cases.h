@@ -205,15 +205,15 @@ inline std::string describe(const Case& c, int index, bool exact) {
   return format(
       "case=%d mode=%s n=%lld ic=%lld oc=%lld groups=%lld kernel=%lldx%lld stride=%lld,%lld dilation=%lld,%lld "
       "h=%lld w=%lld pad=%lld,%lld,%lld,%lld layout=%s "
-      "bias=%d residual=%d clamp=%g,%g",
+      "reorder=%d bias=%d residual=%d clamp=%g,%g",
       index, exact ? "exact" : "real", static_cast<long long>(c.target.n), static_cast<long long>(d.in_channels),
       static_cast<long long>(d.out_channels), static_cast<long long>(d.groups), static_cast<long long>(d.kernel_h),
       static_cast<long long>(d.kernel_w), static_cast<long long>(d.stride_h), static_cast<long long>(d.stride_w),
       static_cast<long long>(d.dilation_h), static_cast<long long>(d.dilation_w), static_cast<long long>(c.target.h),
       static_cast<long long>(c.target.w), static_cast<long long>(d.pad_top), static_cast<long long>(d.pad_left),
       static_cast<long long>(d.pad_bottom), static_cast<long long>(d.pad_right),
-      c.target.layout == PCONV_NCHW ? "nchw" : "nhwc", !c.layer.bias.empty(), static_cast<int>(c.residual_mode),
-      static_cast<double>(c.clamp_min), static_cast<double>(c.clamp_max));
+      c.target.layout == PCONV_NCHW ? "nchw" : "nhwc", c.target.reorder, !c.layer.bias.empty(),
+      static_cast<int>(c.residual_mode), static_cast<double>(c.clamp_min), static_cast<double>(c.clamp_max));
 }
 
 // Of a layer and map that `way` takes.
@@ -228,8 +228,7 @@ inline Case make_case(int index, bool exact, const Way& way) {
   if (general) draw_geometry(rng, c.layer.conv);
   draw_padding(rng, c.target, c.layer.conv);
   if (way.whole_map) draw_whole_map(rng, way, c.layer.conv, c.target);
-  const int64_t most_taps =
-      general ? draw_any_kernels(rng, kept, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
+  const int64_t most_taps = general ? draw_any_kernels(rng, kept, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
   c.no_kernels = most_taps == 0;
   draw_numbers(rng, exact, most_taps, c);
   c.text = describe(c, index, exact);

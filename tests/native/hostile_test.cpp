@@ -217,17 +217,16 @@ TEST(large_maps_cost_a_plan_nothing) {
   }
 }
 
-// Valid layers without a ukernel: packed and unpacked, but not run.
+// Valid layers whose tiles would take more memory than a thread should have: packed and unpacked, but not run.
 TEST(layers_that_cannot_run) {
-  constexpr pconv_conv_desc kDescs[] = {
-      {1, 1, 1, 5, 5, 1, 1, 1, 1, 2, 2, 2, 2}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0},
-      {1, 1, 1, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 3, 3, 1, 2, 1, 1, 1, 1, 1, 1},
-      {1, 1, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1}, {1, 1, 1, 3, 3, 1, 1, 1, 9, 9, 9, 9, 9},
-      {1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+  constexpr pconv_conv_desc kDescs[] = {{1, 1, 1, 2, 2, 1, 1, 65535, 65535, 65535, 65535, 65535, 65535},
+                                        {1, 1, 1, 9, 9, 1, 1, 4096, 4096, 65535, 65535, 65535, 65535},
+                                        {1, 65535, 1, 32, 32, 1, 1, 1, 1, 31, 31, 31, 31}};
   for (const pconv_conv_desc& d : kDescs) {
     Layer layer;
     layer.conv = d;
-    layer.weights.assign(static_cast<size_t>(layer.taps()), 1.0f);
+    layer.weights.assign(static_cast<size_t>(layer.group_in() * layer.taps()), 0.0f);
+    layer.weights[0] = 1.0f;
     const Packed packed = pack(layer);
     const pconv_plan_options plan_options = {1, 32, 32, PCONV_NCHW, nullptr, nullptr, 0};
     pconv_plan* p = nullptr;
@@ -235,7 +234,7 @@ TEST(layers_that_cannot_run) {
                                     static_cast<long long>(d.kernel_h), static_cast<long long>(d.kernel_w),
                                     static_cast<long long>(d.stride_h), static_cast<long long>(d.stride_w),
                                     static_cast<long long>(d.dilation_h), static_cast<long long>(d.dilation_w));
-    expect(what.c_str(), PCONV_UNSUPPORTED, "3x3", [&] { return pconv_plan_conv(packed.get(), &plan_options, &p); });
+    expect(what.c_str(), PCONV_UNSUPPORTED, "bytes", [&] { return pconv_plan_conv(packed.get(), &plan_options, &p); });
   }
 }
 

@@ -360,7 +360,9 @@ TEST(ukernel_names_parse_back) {
   pconv_ukernel_info row{};
   int n = 0;
   for (; pconv_list_ukernel(n, &row); ++n) {
-    const std::string want = format("f32_%s_s%d_%dx%d_%s", row.body, row.stride, row.rows, row.vectors, row.isa);
+    const std::string kind =
+        row.block > 0 ? format("%s%d", row.body, row.block) : format("%s_s%d", row.body, row.stride);
+    const std::string want = format("f32_%s_%dx%d_%s", kind.c_str(), row.rows, row.vectors, row.isa);
     CHECK(row.name == want, "%s should be %s", row.name, want.c_str());
     CHECK(row.lanes >= 1, "%s has %d lanes", row.name, row.lanes);
   }

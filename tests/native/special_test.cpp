@@ -122,6 +122,40 @@ void check_special_inputs(const Way& way) {
   CHECK(n_cases >= (way.whole_map ? 200 : 300), "%d cases", n_cases);
 }
 
+// At a seam of a strip, where the last column of a band lies beside the first of the next.
+void check_seams(const Way& way) {
+  if (way.whole_map || way.ukernel.empty() || way.block > 0 || way.lanes == 1) return;
+  const int64_t tile = way.vectors * way.lanes, bands = 4;
+  const Target t = {1, bands * way.rows, tile + tile / 4, PCONV_NCHW, way.isa, way.ukernel};
+  Layer layer = make_layer(2, 64, 1, 1);  // work enough that a strip pays
+  for (float& weight : layer.weights) weight = 1.0f;
+  set_context("seams of " + way.id());
+  const Packed packed = pack(layer);
+  const Plan p = plan(packed, t);
+  const int64_t without = bands * way.rows * ((t.w + tile - 1) / tile) * tile;
+  REQUIRE(query(p).n_lanes < without, "no strip: %lld lanes", static_cast<long long>(query(p).n_lanes));
+  std::vector<float> x(static_cast<size_t>(64 * t.h * t.w), 1.0f);
+  const Reference clean = reference_conv(layer, t, x.data(), nullptr);
+  std::vector<float> y(clean.y.size(), kNaN);
+  for (int64_t band = 0; band < bands; ++band) {
+    for (const int64_t sx : {int64_t{0}, t.w - 1}) {
+      const int64_t sy = band * way.rows;
+      float& pixel = x[at(t.layout, 64, t.h, t.w, 0, 0, sy, sx)];
+      pixel = kNaN;
+      run(p, {x.data(), nullptr, y.data(), -kInf, kInf, 1});
+      pixel = 1.0f;
+      for (int64_t i = 0; i < t.h * t.w; ++i) {  // of filter 0, which keeps every tap
+        const int64_t oy = i / t.w, ox = i % t.w;
+        const bool reads = std::abs(oy - sy) <= 1 && std::abs(ox - sx) <= 1;
+        const auto got = y[static_cast<size_t>(i)], without_nan = static_cast<float>(clean.y[static_cast<size_t>(i)]);
+        CHECK(reads ? std::isnan(got) : got == without_nan, "NaN at %lld,%lld, output %lld,%lld: got %g",
+              static_cast<long long>(sy), static_cast<long long>(sx), static_cast<long long>(oy),
+              static_cast<long long>(ox), static_cast<double>(got));
+      }
+    }
+  }
+}
+
 // Whatever the input, a filter without kernels gives its bias, NaN and Inf included.
 void check_empty_filters(const Way& way) {
   const float biases[] = {0.0f, 1.25f, -7.0f, kNaN, kInf, -kInf, kDenormal, kMax};
@@ -179,8 +213,10 @@ void check_clamps(const Way& way) {
 }
 
 void add_tests() {
-  const std::pair<const char*, void (*)(const Way&)> checks[] = {
-      {"inputs", check_special_inputs}, {"empty_filters", check_empty_filters}, {"clamps", check_clamps}};
+  const std::pair<const char*, void (*)(const Way&)> checks[] = {{"inputs", check_special_inputs},
+                                                                 {"seams", check_seams},
+                                                                 {"empty_filters", check_empty_filters},
+                                                                 {"clamps", check_clamps}};
   for (const auto& [name, check] : checks) {
     for_each_way(name, [name = name, check = check](const Way& way) {
       if (way.all_kernels()) return;  // these layers drop kernels

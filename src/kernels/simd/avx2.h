@@ -18,6 +18,7 @@ struct Vec {
   static constexpr bool kPrefetch = true;
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
+  // Starting a run: assumed to be near AVX-512's.
   static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8, kKernelCost = 32.0, kRunCost = 10.0;
 
   static PCONV_INLINE Reg zero() { return _mm256_setzero_ps(); }

@@ -19,6 +19,7 @@ struct Vec {
   static constexpr bool kPrefetch = false;
   // What an input vector and a kernel cost beside their multiply-adds: two loads and two FMLA a cycle on the
   // Cortex-A76, one instruction for two loads. Judged by instruction counts, nobody has timed it.
+  // Starting a run: its instructions.
   static constexpr double kLoadCostL1 = 0.25, kLoadCostL2 = 0.25, kKernelCost = 0.0, kRunCost = 13.0;
 
   static PCONV_INLINE Reg zero() { return vdupq_n_f32(0.0f); }
