@@ -110,7 +110,7 @@ def _obstacle(conv: _ConvNd) -> str:
 
 
 def _slow_geometry(conv: nn.Conv2d) -> str:
-    """Why a convolution that runs is not taken: it has no pattern kernels, and nothing here measures the general ones."""
+    """Why a convolution that runs is not taken: general kernels may be slower than torch, and nothing measures here."""
     if tuple(conv.kernel_size) != (3, 3):
         return f"kernel {conv.kernel_size[0]}x{conv.kernel_size[1]}: only 3x3 is replaced"
     if tuple(conv.stride) != (1, 1):

@@ -107,10 +107,16 @@ def test_forced_isa_really_runs(quick):
     [LayerSpec(32, 32, 8, 8, stride=2), LayerSpec(32, 32, 8, 8, dilation=2), LayerSpec(32, 32, 8, 8, kernel=5)],
     ids=["stride", "dilation", "kernel"],
 )
-def test_layer_that_cannot_run_yet_is_refused_before_timing(quick, monkeypatch, spec):
+def test_any_geometry_is_timed_and_its_result_checked(quick, spec):
+    (row,) = benchmark.bench_layer(spec, BenchOptions(threads=1))
+    assert (row["stride"], row["dilation"], row["kernel"]) == (spec.stride, spec.dilation, spec.kernel)
+    assert row["density"] < 0.5 and row["ms"] > 0
+
+
+def test_layer_that_cannot_run_is_refused_before_timing(quick, monkeypatch):
     monkeypatch.setattr(benchmark, "interleave", lambda *_: pytest.fail("timed"))
-    with pytest.raises(ValueError):
-        benchmark.bench_layer(spec, BenchOptions(threads=1))
+    with pytest.raises(ValueError, match="takes more than"):
+        benchmark.bench_layer(LayerSpec(8, 8, 8, 8, dilation=60000), BenchOptions(threads=1))
 
 
 @pytest.mark.parametrize(

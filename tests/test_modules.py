@@ -95,14 +95,35 @@ def test_weights_with_nan_run():
 
 
 @pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 8, 3, stride=2, padding=1),
+        nn.Conv2d(4, 8, 3, stride=(1, 2)),
+        nn.Conv2d(4, 12, 1),
+        nn.Conv2d(4, 8, 1, stride=2),
+        nn.Conv2d(4, 8, 5, padding="same"),
+        nn.Conv2d(4, 8, (3, 1), padding=(1, 0)),
+        nn.Conv2d(4, 8, 3, dilation=2, padding=2, groups=2),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Conv2d(3, 20, 7, stride=2, padding=3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_any_geometry_equals_dense(conv, layout):
+    with torch.no_grad():
+        for pruned in (False, True):
+            if pruned:
+                conv.weight *= torch.rand_like(conv.weight) < 0.4
+            x = random(2, conv.in_channels, 19, 23).to(memory_format=layout)
+            y, want = PatternConv2d.from_dense(conv)(x), conv(x)
+            assert y.shape == want.shape and y.is_contiguous(memory_format=layout)
+            torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("conv", "error"),
     [
-        (nn.Conv2d(4, 4, 3, stride=2), ValueError),
-        (nn.Conv2d(4, 4, 3, stride=(1, 2)), ValueError),
-        (nn.Conv2d(4, 4, 1), ValueError),
-        (nn.Conv2d(4, 4, 5), ValueError),
-        (nn.Conv2d(4, 4, (3, 1)), ValueError),
-        (nn.Conv2d(4, 4, 3, dilation=2), ValueError),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), ValueError),
         (nn.ConvTranspose2d(4, 4, 3), TypeError),
         (nn.Conv1d(4, 4, 3), TypeError),

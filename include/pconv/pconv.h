@@ -104,10 +104,11 @@ typedef struct pconv_plan_options {
 typedef struct pconv_plan_info {
   int64_t n, in_channels, h, w; /* input */
   int64_t out_channels, out_h, out_w;
-  int64_t nnz;        /* kept weights */
-  int64_t n_runs;     /* runs of kernels under one pattern, of all filters */
-  int64_t n_lanes;    /* results that one filter computes for an image; out_h * out_w of them are stored */
-  int64_t added_taps; /* zero weights that run beside the kept ones: masks without a pattern of their own, merged runs */
+  int64_t nnz;     /* kept weights */
+  int64_t n_runs;  /* runs of kernels under one pattern, of all filters */
+  int64_t n_lanes; /* results that one filter computes for an image; out_h * out_w of them are stored */
+  int64_t
+      added_taps; /* zero weights that run beside the kept ones: masks without a pattern of their own, merged runs */
   const char* isa;
   const char* ukernel;     /* such as "f32_conv3x3_s1_8x1_avx512" */
   int64_t prepacked_bytes; /* memory the plan holds */
@@ -150,8 +151,8 @@ typedef struct pconv_isa_info {
 typedef struct pconv_ukernel_info {
   const char* name;
   const char* isa;
-  const char* body; /* conv3x3: tiles of rows x vectors; map3x3: a whole map, padded by 1, in `vectors` vectors; taps: any
-                       convolution */
+  const char* body; /* conv3x3: tiles of rows x vectors; map3x3: a whole map, padded by 1, in `vectors` vectors; taps:
+                       any convolution */
   int stride;       /* 0: any */
   int rows, vectors, lanes;
   int block;     /* taps: filters that run together, which must keep the same kernels; otherwise 0 */
