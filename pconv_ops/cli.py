@@ -132,7 +132,7 @@ def build_parser() -> Parser:
     )
     add_pruning(inspect)
     inspect.add_argument(
-        "--map", type=map_size, metavar="H,W", help="also show what each layer's plan for an H x W input makes of its runs"
+        "--map", type=map_size, metavar="H,W", help="also show each layer's runs as planned for an H x W input"
     )
     inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
     inspect.set_defaults(run=run_inspect)
