@@ -30,7 +30,7 @@ def measure(isa: str) -> list[dict[str, Any]]:
             layer = ("--layer", f"{spec.ic},{spec.oc},{spec.h},{spec.w}", "--connectivity", connectivity, "--isa", isa)
             chosen = layer_bench(*layer, "--runs", 1, "--no-timing")
             assert chosen is not None
-            timed = interleaved({name: (*layer, "--ukernel", name) for name in ukernels_of(isa)})
+            timed = interleaved({name: (*layer, "--ukernel", name) for name in ukernels_of(isa) if "taps" not in name})
             ms = {name: row["ms"] for name, row in timed.items()}
             rows.append({"shape": shape_id(spec), "connectivity": connectivity, "chosen": chosen["ukernel"], "ms": ms})
             print(row_text(rows[-1]), flush=True)
