@@ -41,8 +41,8 @@ def pack(
     [out_channels] or None. stride, dilation: int or (h, w). padding, in pixels of zeros: int, (h, w),
     ((top, bottom), (left, right)), 'valid', or 'same' (stride 1 only). Weights equal to zero are dropped, so to_dense()
     is bit-exact up to the sign of zero. The layout holds the filter-kernel-weight arrays of PatDNN (ASPLOS 2020,
-    section 5.2) after filter kernel reorder. 3x3 layers with stride 1 and dilation 1 run on pattern kernels, all others on
-    general ones.
+    section 5.2) after filter kernel reorder. 3x3 layers with stride 1 and dilation 1 run on pattern kernels, all
+    others on general ones.
 
     TypeError: wrong kind or dtype. ValueError: wrong shape or range.
     """
