@@ -164,12 +164,13 @@ pconv_status read_layout(const pconv_plan_options& options, pconv_layout* layout
   return PCONV_OK;
 }
 
-// A 1x1 layer that moves nothing sees an image as one long row, without a column at the end of each row to spare.
+// A 1x1 layer that moves nothing sees an image as one long row, without a column at the end of each row to spare. Not
+// in NHWC, which would stage the whole image in a thread's scratch.
 void flatten_pointwise(pconv_plan* p) {
   const pconv_conv_desc& c = p->conv;
   const bool moves = c.kernel_h > 1 || c.kernel_w > 1 || c.stride_h > 1 || c.stride_w > 1;
   const bool pads = c.pad_top > 0 || c.pad_left > 0 || c.pad_bottom > 0 || c.pad_right > 0;
-  if (moves || pads || p->w > kMaxMapSide / p->h) return;
+  if (moves || pads || p->layout != PCONV_NCHW || p->w > kMaxMapSide / p->h) return;
   p->w *= p->h;
   p->out_w = p->w;
   p->h = p->out_h = 1;

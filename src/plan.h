@@ -43,7 +43,7 @@ struct Columns {
 struct pconv_plan {
   pconv_conv_desc conv;
   pconv::MapSize input, output;   // of an image
-  int64_t n, h, w, out_h, out_w;  // the same as the run sees them: images of a 1x1 layer are single rows
+  int64_t n, h, w, out_h, out_w;  // the same as the run sees them: a 1x1 layer in NCHW has single rows
   int64_t nnz;
   pconv_layout layout;
   const pconv::Isa* isa;
