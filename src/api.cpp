@@ -182,11 +182,11 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
   if (info == nullptr) return null_argument("info");
   *info = {plan->n,
            plan->conv.in_channels,
-           plan->input.h,
-           plan->input.w,
+           plan->h,
+           plan->w,
            plan->conv.out_channels,
-           plan->output.h,
-           plan->output.w,
+           plan->out_h,
+           plan->out_w,
            plan->nnz,
            static_cast<int64_t>(plan->prepacked->runs.size()),
            plan->n_lanes(),
@@ -227,7 +227,7 @@ int pconv_list_ukernel(int index, pconv_ukernel_info* info) {
   const pconv::Registry& r = pconv::registry();
   if (info == nullptr || index < 0 || index >= r.n_ukernels) return 0;
   const pconv::Ukernel& u = r.ukernels[index];
-  *info = {u.name,          u.isa->name,         u.info->body,  u.info->stride, u.info->rows,
+  *info = {u.name,          u.isa->name,         u.info->name,  u.info->stride, u.info->rows,
            u.info->vectors, u.isa->table->lanes, u.info->block, u.info->taps};
   return 1;
 }

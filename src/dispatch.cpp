@@ -37,13 +37,11 @@ Registry build_registry() {
       Ukernel& u = g_ukernels[r.n_ukernels++];
       u.isa = &isa;
       u.info = &isa.table->kernels[k];
-      if (u.info->block > 0) {
-        std::snprintf(u.name, sizeof(u.name), "f32_%s%d_%dx%d_%s", u.info->body, u.info->block, u.info->rows,
-                      u.info->vectors, isa.name);
-      } else {
-        std::snprintf(u.name, sizeof(u.name), "f32_%s_s%d_%dx%d_%s", u.info->body, u.info->stride, u.info->rows,
-                      u.info->vectors, isa.name);
-      }
+      char kind[16] = "";
+      if (u.info->pattern()) std::snprintf(kind, sizeof(kind), "_s%d", u.info->stride);
+      if (u.info->block > 0) std::snprintf(kind, sizeof(kind), "%d", u.info->block);
+      std::snprintf(u.name, sizeof(u.name), "f32_%s%s_%dx%d_%s", u.info->name, kind, u.info->rows, u.info->vectors,
+                    isa.name);
     }
   }
   return r;

@@ -39,7 +39,9 @@ pconv_conv_desc desc_of(const pconv_packed_header& h) {
 int64_t Prepacked::bytes() const {
   return static_cast<int64_t>(weights.size() * sizeof(float) + offsets.size() * sizeof(int32_t) +
                               runs.size() * sizeof(Run) + filters.size() * sizeof(FilterProgram) +
-                              cost_before.size() * sizeof(int64_t));
+                              cost_before.size() * sizeof(int64_t) + planes.size() * sizeof(Plane) +
+                              plane_begin.size() * sizeof(int64_t) + scatter_runs.size() * sizeof(ScatterRun) +
+                              scatter.size() * sizeof(ScatterProgram));
 }
 
 }  // namespace pconv

@@ -42,9 +42,15 @@ struct Prepacked {
   std::vector<int32_t> offsets;
   std::vector<Run> runs;
   std::vector<FilterProgram>
-      filters;  // in packed order, or with reorder off in the layer's; general: filled up to blocks
+      filters;  // in packed order, or with reorder off in the layer's; each group filled up to whole units
   std::vector<int64_t> cost_before{0};  // [filters + 1] running sum of the work of the filters
   int64_t group_filters = 0;            // entries of `filters` that a group has
+  int64_t unit = 1;                     // filters that no cut may part
+  // Ukernels that read planes:
+  std::vector<Plane> planes;         // of all groups
+  std::vector<int64_t> plane_begin;  // [groups + 1] of them
+  std::vector<ScatterRun> scatter_runs;
+  std::vector<ScatterProgram> scatter;  // one a unit
   int64_t n_taps = 0;                   // of all kernels, those with added zero weights included
   int64_t bytes() const;
 };

@@ -69,25 +69,41 @@ Extraction extract(const float* weights, size_t n_kernels, int taps) {
   return e;
 }
 
-// One filter after reordering its kernels.
+// Largest number of filters, side by side, that always keep the same kernels with the same patterns, as block-punched
+// pruning leaves them (Gong et al., TODAES 2022) and as dense layers have them; 1 when single filters differ.
+uint32_t common_block(const Extraction& e, uint32_t out_channels, uint32_t groups, uint32_t channels) {
+  const auto row = [&](uint32_t filter) { return e.pattern.data() + size_t{filter} * channels; };
+  for (const uint32_t block : {8, 4, 2}) {
+    if (out_channels / groups % block != 0) continue;
+    bool same = true;
+    for (uint32_t f = 0; f < out_channels && same; ++f) {
+      same = std::equal(row(f), row(f) + channels, row(f / block * block));
+    }
+    if (same) return block;
+  }
+  return 1;
+}
+
+// A unit (`block` filters with the same kernels) after reordering its kernels.
 struct Filter {
-  uint32_t original;
+  uint32_t original;                   // its first filter
   std::vector<pconv_packed_run> runs;  // by rising pattern
   std::vector<uint16_t> channels;      // run by run, rising inside a run
 };
 
-std::vector<Filter> reorder(const Extraction& e, uint32_t out_channels, uint32_t groups, uint32_t channels) {
-  std::vector<Filter> filters(out_channels);
+std::vector<Filter> reorder(const Extraction& e, uint32_t block, uint32_t out_channels, uint32_t groups,
+                            uint32_t channels) {
+  std::vector<Filter> filters(out_channels / block);
   std::vector<uint16_t> order;
-  for (uint32_t f = 0; f < out_channels; ++f) {
-    const uint32_t* pattern = e.pattern.data() + size_t{f} * channels;
+  for (uint32_t f = 0; f < out_channels / block; ++f) {
+    const uint32_t* pattern = e.pattern.data() + size_t{f} * block * channels;
     order.clear();
     for (uint32_t c = 0; c < channels; ++c) {
       if (pattern[c] != kEmpty) order.push_back(static_cast<uint16_t>(c));
     }
     std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return pattern[a] < pattern[b]; });
     Filter& filter = filters[f];
-    filter.original = f;
+    filter.original = f * block;
     filter.channels = order;
     for (uint16_t c : order) {
       if (filter.runs.empty() || filter.runs.back().pattern != pattern[c]) filter.runs.push_back({pattern[c], 0});
@@ -103,7 +119,7 @@ std::vector<Filter> reorder(const Extraction& e, uint32_t out_channels, uint32_t
         a.runs.begin(), a.runs.end(), b.runs.begin(), b.runs.end(),
         [&](const pconv_packed_run& x, const pconv_packed_run& y) { return key(x) < key(y); });
   };
-  const uint32_t per_group = out_channels / groups;
+  const uint32_t per_group = out_channels / groups / block;
   for (uint32_t g = 0; g < groups; ++g) {
     std::stable_sort(filters.begin() + g * per_group, filters.begin() + (g + 1) * per_group, before);
   }
@@ -134,22 +150,25 @@ class Writer {
   std::vector<unsigned char> bytes_;
 };
 
-// Kept weights of a filter, kernel by kernel in tap order.
-void append_weights(const Filter& filter, const Extraction& e, const float* weights, int taps, uint32_t channels,
-                    std::vector<float>* out) {
+// Kept weights of a unit: kernel by kernel, filter by filter, in tap order.
+void append_weights(const Filter& filter, uint32_t block, const Extraction& e, const float* weights, int taps,
+                    uint32_t channels, std::vector<float>* out) {
   size_t next = 0;
   for (const pconv_packed_run& run : filter.runs) {
     const uint64_t* mask = e.masks.data() + size_t{run.pattern} * e.words;
     for (uint32_t k = 0; k < run.n_kernels; ++k) {
-      const float* kernel = weights + (size_t{filter.original} * channels + filter.channels[next++]) * taps;
-      for (int t = 0; t < taps; ++t) {
-        if ((mask[t / 64] >> (t % 64)) & 1) out->push_back(kernel[t]);
+      const size_t channel = filter.channels[next++];
+      for (uint32_t b = 0; b < block; ++b) {
+        const float* kernel = weights + ((size_t{filter.original} + b) * channels + channel) * taps;
+        for (int t = 0; t < taps; ++t) {
+          if ((mask[t / 64] >> (t % 64)) & 1) out->push_back(kernel[t]);
+        }
       }
     }
   }
 }
 
-pconv_packed_header header_of(const pconv_conv_desc& c, bool has_bias) {
+pconv_packed_header header_of(const pconv_conv_desc& c, uint32_t block, bool has_bias) {
   pconv_packed_header h = {};
   std::memcpy(h.magic, PCONV_PACKED_MAGIC, sizeof(h.magic));
   h.version_major = PCONV_PACKED_MAJOR;
@@ -163,7 +182,7 @@ pconv_packed_header header_of(const pconv_conv_desc& c, bool has_bias) {
   h.dilation_h = u32(c.dilation_h), h.dilation_w = u32(c.dilation_w);
   h.pad_top = u32(c.pad_top), h.pad_left = u32(c.pad_left);
   h.pad_bottom = u32(c.pad_bottom), h.pad_right = u32(c.pad_right);
-  h.block = 1;
+  h.block = block;
   h.weight_type = PCONV_PACKED_FP32;
   return h;
 }
@@ -177,21 +196,23 @@ pconv_status pack_weights(const pconv_conv_desc& conv, const float* weights, con
   const auto channels = static_cast<uint32_t>(conv.in_channels / conv.groups);
   const int taps = static_cast<int>(conv.kernel_h * conv.kernel_w);
   const Extraction e = extract(weights, size_t{filters_n} * channels, taps);
-  const std::vector<Filter> filters = reorder(e, filters_n, static_cast<uint32_t>(conv.groups), channels);
+  const auto groups = static_cast<uint32_t>(conv.groups);
+  const uint32_t block = common_block(e, filters_n, groups, channels);
+  const std::vector<Filter> filters = reorder(e, block, filters_n, groups, channels);
 
   std::vector<uint32_t> filter_order, kernel_start{0}, run_start{0};
   std::vector<pconv_packed_run> runs;
   std::vector<uint16_t> kernel_channels;
   std::vector<float> kept;
   for (const Filter& f : filters) {
-    filter_order.push_back(f.original);
+    for (uint32_t b = 0; b < block; ++b) filter_order.push_back(f.original + b);
     runs.insert(runs.end(), f.runs.begin(), f.runs.end());
     kernel_channels.insert(kernel_channels.end(), f.channels.begin(), f.channels.end());
-    append_weights(f, e, weights, taps, channels, &kept);
+    append_weights(f, block, e, weights, taps, channels, &kept);
     kernel_start.push_back(static_cast<uint32_t>(kernel_channels.size()));
     run_start.push_back(static_cast<uint32_t>(runs.size()));
   }
-  pconv_packed_header h = header_of(conv, bias != nullptr);
+  pconv_packed_header h = header_of(conv, block, bias != nullptr);
   h.n_patterns = e.n_patterns;
   h.n_kernels = kernel_channels.size();
   h.n_runs = runs.size();

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cinttypes>
+#include <cmath>
 #include <cstring>
 
+#include "cache_sizes.h"
 #include "prepack.h"
 #include "prepack_taps.h"
 #include "run.h"
@@ -58,7 +60,7 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
 // May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most. NHWC
 // stages the rows of a strip, which should stay in L2.
 bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
-  return plan.layout == PCONV_NCHW && !u.info->whole_map && u.info->block == 0 && plan.conv.pad_left > 0 &&
+  return plan.layout == PCONV_NCHW && u.info->body == Body::kPattern && plan.conv.pad_left > 0 &&
          plan.conv.pad_right > 0 && plan.out_w >= width;
 }
 
@@ -71,69 +73,135 @@ bool is_pattern_layer(const pconv_conv_desc& c) {
 // Does the ukernel take this layer and map?
 bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u) {
   const pconv_conv_desc& c = plan.conv;
-  if (u.info->block > 0) {
-    return block_fits(packed, u.info->block) && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
+  switch (u.info->body) {
+    case Body::kPattern:
+      return is_pattern_layer(c);
+    case Body::kMap: {
+      const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
+      // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
+      const int64_t lanes = u.isa->table->lanes;
+      return is_pattern_layer(c) && one_around && plan.w + 2 <= lanes &&
+             plan.h * (plan.w + 1) <= lanes * u.info->vectors && taps_cover(packed, u.info->taps);
+    }
+    case Body::kWindow:
+      return block_fits(packed, u.info->block) && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
+    case Body::kPlanes:
+    case Body::kScatter:
+      // NHWC would have to be transposed for single outputs.
+      return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
+             checked(tile_bytes(plan, u)).at_most(kMaxTileBytes) &&
+             phase_bytes(c, plan.out_w, u.info->vectors * u.isa->table->lanes, u.isa->table->lanes)
+                 .at_most(kMaxTileBytes);
   }
-  if (!is_pattern_layer(c)) return false;
-  if (!u.info->whole_map) return true;
-  const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
-  // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
-  const int64_t lanes = u.isa->table->lanes;
-  return one_around && plan.w + 2 <= lanes && plan.h * (plan.w + 1) <= lanes * u.info->vectors &&
-         taps_cover(packed, u.info->taps);
+  return false;
 }
 
-// The same for general ukernels, in multiply-add instructions: a step is bound by its loads or its multiply-adds.
-double predicted_taps_cost(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double taps_per_filter) {
-  const double block = u.info->block, sums = static_cast<double>(u.info->rows * u.info->vectors);
-  // Vectors that start anywhere often lie in two lines.
-  const double load = plan.conv.kernel_w == 1 && plan.conv.stride_w == 1 ? 1.0 : 2.0;
-  const double step = sums * std::max(1.0, load / block), finish = 5.0 * sums + 20.0;
-  return (step * taps_per_filter + finish) *
-         static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
-}
+// What a layer's filters hold, in the mean, and how often one of a block's filters keeps a tap.
+struct FilterWork {
+  double kernels, taps, masks;
+};
 
-// Predicted work of a layer, in multiply-add instructions; a load counts as the share of one that the table says.
+// Work of a filter in one tile, in multiply-add instructions; a load counts as the share of one that the table says.
 // docs/PERFORMANCE.md has the measurements behind the weights.
-double predicted_cost(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double kernels_per_filter) {
+double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double kernels_per_filter) {
   const int64_t rows = u.info->rows, vectors = u.info->vectors;
+  const bool map = u.info->body == Body::kMap;
   const IsaTable& table = *u.isa->table;
   const double sums = static_cast<double>(rows * vectors);
-  const double loads = static_cast<double>((u.info->whole_map ? rows : rows + 2) * vectors);
+  const double loads = static_cast<double>((map ? rows : rows + 2) * vectors);
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
-  if (u.info->whole_map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
-  const double tile = (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
-  return tile * static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
+  if (map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
+  return (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
 }
 
-// Kept kernels and kept weights of a filter, in the mean.
-struct FilterWork {
-  double kernels, taps;
-};
+// Steps of a block for each tap that one of its filters keeps on its own: filters that keep the same kernels need not
+// keep the same taps, and the last block of a group may have less of them.
+double steps_per_tap(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  const double block = u.info->block, filters = static_cast<double>(plan.conv.out_channels / plan.conv.groups);
+  const double kernel_taps = static_cast<double>(plan.conv.kernel_h * plan.conv.kernel_w);
+  const double share = work.kernels > 0 ? std::min(1.0, work.taps / (work.kernels * kernel_taps)) : 1.0;
+  const double together = work.masks <= 1 ? share : 1.0 - std::pow(1.0 - share, block);
+  return together / share * std::ceil(filters / block) * block / filters;
+}
+
+// The same of a tap stream: a step takes its multiply-adds or its loads, whichever is more. Inputs of a tile that lies
+// in L2 come a line in so many multiply-adds.
+constexpr double kL2LineWork = 4.6;
+double taps_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  const double block = u.info->block, sums = static_cast<double>(u.info->rows * u.info->vectors);
+  // Vectors that start anywhere often lie in two lines.
+  const bool aligned = u.info->planes() || (plan.conv.kernel_w == 1 && plan.conv.stride_w == 1);
+  double loads = sums * (aligned ? 1.0 : 2.0);
+  double lines = tile_bytes(plan, u) <= kL1TileBytes ? 0 : sums * (aligned ? 1.0 : 1.5);
+  if (u.isa->table->lanes < 16) lines *= static_cast<double>(u.isa->table->lanes) / 16;
+  const double step = std::max({sums * block, loads + 1 + block, lines * kL2LineWork});
+  return step / block * work.taps * steps_per_tap(plan, u, work) + 5.0 * sums + 20.0;
+}
+
+// The same of a scatter ukernel: a run of kernels costs its loads and a mispredicted exit, a kernel a load and a store
+// of its sums.
+double scatter_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  constexpr double kRunWork = 40.0, kKernelWork = 3.0;
+  const double vectors = u.info->vectors, filters = static_cast<double>(plan.conv.out_channels);
+  const double channels = static_cast<double>(plan.conv.in_channels / plan.conv.groups);
+  const double per_unit = kL1Bytes * 3.0 / 4 / (u.info->carry_floats * 4.0);
+  const double units = std::ceil(filters / plan.conv.groups / per_unit) * static_cast<double>(plan.conv.groups);
+  const double taps_of_kernel = work.kernels > 0 ? work.taps / work.kernels : 0;
+  const double parts = work.kernels * std::ceil(taps_of_kernel / kScatterTaps);
+  const double runs =
+      std::min(parts * filters, units * channels * work.masks * std::ceil(taps_of_kernel / kScatterTaps));
+  const double multiply_adds = work.taps * vectors + parts * (vectors + kKernelWork);
+  return multiply_adds + runs / filters * (kScatterTaps * vectors + kRunWork) + 8.0 * vectors + 10.0;
+}
+
+// Packing, spread over the filters: a vector of a tile costs so many multiply-adds.
+double packing_work(const pconv_plan& plan, const Ukernel& u) {
+  const double vectors = static_cast<double>(tile_bytes(plan, u)) / sizeof(float) / u.isa->table->lanes;
+  return vectors * (u.info->pattern() ? 0.0 : 10.0) / static_cast<double>(plan.conv.out_channels / plan.conv.groups);
+}
 
 struct Choice {
   const Ukernel* ukernel;
   Columns columns;
-  double cost;
+  FlatTiles flat;
+  double work;
 };
 
+// Predicted work of a layer with one ukernel and cut.
+double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns, const FilterWork& work) {
+  const double tile = u.info->pattern() ? pattern_work(plan, u, columns, work.kernels)
+                                        : taps_work(plan, u, work) + packing_work(plan, u);
+  return tile * static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
+}
+
+Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  const FlatTiles flat =
+      cut_flat(plan.conv, plan.out_h, plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
+  const double tile =
+      (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) + packing_work(plan, u);
+  // Tiles are not all full: half of the work goes by vectors.
+  const double full = static_cast<double>(flat.n_vectors()) / static_cast<double>(u.info->vectors);
+  return {&u, {}, flat, tile * (full + static_cast<double>(flat.n_tiles)) / 2};
+}
+
 // The best cut for one ukernel: bands on their own, or as few of them side by side as have the lowest cost.
-Choice choose_columns(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  if (u.info->planes()) return choose_flat(plan, u, work);
   const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
-  if (u.info->block > 0) {
+  if (u.info->body == Body::kWindow) {
     const Columns columns = cut_evenly(plan.out_w, width);
-    return {&u, columns, predicted_taps_cost(plan, u, columns, work.taps)};
+    return {&u, columns, {}, predict(plan, u, columns, work)};
   }
-  Choice best = {&u, cut_columns(plan.conv, plan.out_w, width), 0};
-  best.cost = predicted_cost(plan, u, best.columns, work.kernels);
+  Choice best = {&u, cut_columns(plan.conv, plan.out_w, width), {}, 0};
+  best.work = predict(plan, u, best.columns, work);
   if (!strips_fit(plan, u, width)) return best;
   const int64_t bands = std::min(div_up(plan.out_h, u.info->band_rows), kMaxStripBands);
   for (int64_t n = 2; n <= bands; ++n) {
     const Columns columns = cut_strip(best.columns, width, n);
-    const double cost = predicted_cost(plan, u, columns, work.kernels);
+    const double total = predict(plan, u, columns, work);
     const auto further_bands = static_cast<double>(n - best.columns.strip_bands);
-    if (cost < best.cost * (1 - kGainPerBand * further_bands)) best = {&u, columns, cost};
+    if (total < best.work * (1 - kGainPerBand * further_bands)) best = {&u, columns, {}, total};
   }
   return best;
 }
@@ -145,9 +213,9 @@ Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const 
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    if (u.info->block > 0 && is_pattern_layer(plan.conv)) continue;
-    const Choice choice = choose_columns(plan, u, work);
-    if (best.ukernel == nullptr || choice.cost < best.cost) best = choice;
+    if (!u.info->pattern() && is_pattern_layer(plan.conv)) continue;
+    const Choice choice = choose_cut(plan, u, work);
+    if (best.ukernel == nullptr || choice.work < best.work) best = choice;
   }
   return best;
 }
@@ -164,18 +232,6 @@ pconv_status read_layout(const pconv_plan_options& options, pconv_layout* layout
   return PCONV_OK;
 }
 
-// A 1x1 layer that moves nothing sees an image as one long row, without a column at the end of each row to spare. Not
-// in NHWC, which would stage the whole image in a thread's scratch.
-void flatten_pointwise(pconv_plan* p) {
-  const pconv_conv_desc& c = p->conv;
-  const bool moves = c.kernel_h > 1 || c.kernel_w > 1 || c.stride_h > 1 || c.stride_w > 1;
-  const bool pads = c.pad_top > 0 || c.pad_left > 0 || c.pad_bottom > 0 || c.pad_right > 0;
-  if (moves || pads || p->layout != PCONV_NCHW || p->w > kMaxMapSide / p->h) return;
-  p->w *= p->h;
-  p->out_w = p->w;
-  p->h = p->out_h = 1;
-}
-
 pconv_status too_large_tile(const pconv_conv_desc& c) {
   return fail(PCONV_UNSUPPORTED,
               "conv: what one output reads with kernel %" PRId64 "x%" PRId64 ", stride %" PRId64 "x%" PRId64
@@ -188,8 +244,10 @@ pconv_status too_large_tile(const pconv_conv_desc& c) {
 
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
   CheckedSize floats = checked(u.info->tile_floats);
-  if (u.info->block > 0) floats = TileShape(plan.conv, u).floats();
-  const CheckedSize bytes = checked(plan.conv.in_channels / plan.conv.groups) * floats * checked(sizeof(float));
+  if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
+  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes at most
+  if (u.info->planes()) parts = parts * checked(plan.conv.kernel_h) * checked(plan.conv.kernel_w);
+  const CheckedSize bytes = parts * floats * checked(sizeof(float));
   return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
 }
 
@@ -201,25 +259,25 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   p.nnz = static_cast<int64_t>(packed.view.header.n_weights);
   if (const pconv_status s = read_layout(options, &p.layout)) return s;
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
-  p.input = {p.h, p.w};
-  p.output = {p.out_h, p.out_w};
-  flatten_pointwise(&p);
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
   const double filters = static_cast<double>(p.conv.out_channels);
   const FilterWork work = {static_cast<double>(packed.view.header.n_kernels * packed.view.header.block) / filters,
-                           static_cast<double>(p.nnz) / filters};
+                           static_cast<double>(p.nnz) / filters, static_cast<double>(packed.view.header.n_patterns)};
   if (options.ukernel != nullptr) {
     if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &p.ukernel)) return s;
     if (!takes(p, packed, *p.ukernel)) {
       return fail(PCONV_UNSUPPORTED, "ukernel: \"%s\" does not take this layer on a %" PRId64 "x%" PRId64 " map",
                   p.ukernel->name, p.h, p.w);
     }
-    p.columns = choose_columns(p, *p.ukernel, work).columns;
+    const Choice choice = choose_cut(p, *p.ukernel, work);
+    p.columns = choice.columns;
+    p.flat = choice.flat;
   } else {
     const Choice choice = choose_ukernel(p, packed, work);
     if (choice.ukernel == nullptr) return too_large_tile(p.conv);
     p.ukernel = choice.ukernel;
     p.columns = choice.columns;
+    p.flat = choice.flat;
   }
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);

@@ -6,15 +6,12 @@
 #include <memory>
 
 #include "dispatch.h"
+#include "flat_tiles.h"
 #include "layer.h"
 
 namespace pconv {
 
 inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct MapSize {
-  int64_t h, w;
-};
 
 // How output rows are cut into tiles. Bands of rows that follow each other may lie side by side in a strip, as if they
 // were one wide band, so that rows which do not fill whole tiles share the last one of all but the last band.
@@ -42,38 +39,37 @@ struct Columns {
 
 struct pconv_plan {
   pconv_conv_desc conv;
-  pconv::MapSize input, output;   // of an image
-  int64_t n, h, w, out_h, out_w;  // the same as the run sees them: a 1x1 layer in NCHW has single rows
+  int64_t n, h, w, out_h, out_w;
   int64_t nnz;
   pconv_layout layout;
   const pconv::Isa* isa;
   const pconv::Ukernel* ukernel;
-  pconv::Columns columns;
+  pconv::Columns columns;  // of ukernels that read windows
+  pconv::FlatTiles flat;   // of those that read planes
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
-  int64_t n_strips() const { return pconv::div_up(bands_in(out_h), columns.strip_bands); }
+  int64_t n_strips() const {
+    return ukernel->info->planes() ? flat.n_strips() : pconv::div_up(bands_in(out_h), columns.strip_bands);
+  }
   // Input rows that `rows` output rows read.
   int64_t input_rows(int64_t rows) const {
     return (rows - 1) * conv.stride_h + (conv.kernel_h - 1) * conv.dilation_h + 1;
   }
   // Results that one filter computes for an image.
   int64_t n_lanes() const {
+    if (ukernel->info->planes()) return flat.n_vectors() * flat.lanes;
     return columns.n_tiles_of_image(bands_in(out_h)) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
   }
 };
 
 namespace pconv {
 
-// L1 where it was measured. A larger tile streams from L2 and is prefetched; a tile of four fifths of it stays in L1
-// beside weights and outputs (37 KB ran 5 % faster than 40 KB: 64 channels at 224x224, tiles of 7 and of 8 rows).
-constexpr int64_t kL1Bytes = 48 * 1024, kL1TileBytes = kL1Bytes * 4 / 5;
-
 // Of a packed tile, so that offsets are 32 bits and a thread's scratch stays within reason.
 constexpr int64_t kMaxTileBytes = int64_t{1} << 28;
 
-// Bytes of one packed input tile; INT64_MAX when they do not fit.
+// Bytes of one packed input tile, with planes at most; INT64_MAX when they do not fit.
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& ukernel);
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan);

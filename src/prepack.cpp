@@ -107,7 +107,7 @@ int64_t append_filter(const std::vector<Kernel>& kernels, int32_t tile_plane_byt
                         0.0f);
     out->n_taps += kManifest[k.pattern].taps;
   }
-  return static_cast<int64_t>(kernels.size()) + kFilterCost;
+  return static_cast<int64_t>(kernels.size()) + kFilterCostInKernels;
 }
 
 std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukernel, bool reorder) {
@@ -158,9 +158,10 @@ bool taps_cover(const pconv_packed& packed, uint32_t taps) {
 }
 
 std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, bool reorder) {
+  reorder = reorder || !ukernel.info->pattern();  // nothing else reorders
   std::unique_lock<std::mutex> lock(packed.cache_lock, std::try_to_lock);
   const auto build_any = [&] {
-    return ukernel.info->block > 0 ? prepack_taps(packed, ukernel) : build(packed.view, ukernel, reorder);
+    return ukernel.info->pattern() ? build(packed.view, ukernel, reorder) : prepack_taps(packed, ukernel);
   };
   if (!lock.owns_lock()) return build_any();
   for (const auto& entry : packed.cache) {

@@ -10,7 +10,7 @@
 namespace pconv {
 
 // Work of a filter beside its kernels (start, shifts, stores), in kernels; measured on AVX-512, see PERFORMANCE.md.
-constexpr int64_t kFilterCost = 4;
+constexpr int64_t kFilterCostInKernels = 4;
 
 // Can every mask of the layer be covered by a manifest pattern within `taps`?
 bool taps_cover(const pconv_packed& packed, uint32_t taps);

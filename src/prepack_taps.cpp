@@ -1,41 +1,118 @@
 #include "prepack_taps.h"
 
 #include <algorithm>
+#include <tuple>
 
-#include "pack.h"
+#include "cache_sizes.h"
+#include "filter_taps.h"
 #include "tile_shape.h"
 
 namespace pconv {
 namespace {
 
-// Work of a filter beside its steps, in steps.
-constexpr int64_t kFilterCost = 8;
-// Weights are read in fours.
-constexpr size_t kReadBehind = 3;
+// Work of a filter beside its taps, in taps.
+constexpr int64_t kFilterCostInTaps = 8;
+// The sums of a scatter program's filters share L1 with the planes and the weights that pass through.
+constexpr int64_t kSumsBytes = kL1Bytes * 3 / 4;
+constexpr int64_t kMostFilters = 256;
 
-// Builds the streams of one layer.
-class TapStream {
+// Planes that the filters of each group read, as channels of the group.
+void list_planes(const PackedView& view, const pconv_conv_desc& conv, FilterTaps* taps, Prepacked* out) {
+  const int64_t per_group = conv.out_channels / conv.groups;
+  out->plane_begin.push_back(0);
+  std::vector<std::pair<int32_t, int32_t>> used;  // channel, tap
+  for (int64_t g = 0; g < conv.groups; ++g) {
+    used.clear();
+    for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
+      for (const Tap& tap : taps->of(f)) used.emplace_back(tap.channel, tap.tap);
+      if (used.size() > size_t{1} << 20) {
+        std::sort(used.begin(), used.end());
+        used.erase(std::unique(used.begin(), used.end()), used.end());
+      }
+    }
+    std::sort(used.begin(), used.end());
+    used.erase(std::unique(used.begin(), used.end()), used.end());
+    const auto kernel_w = static_cast<int32_t>(conv.kernel_w);
+    for (const auto& [channel, tap] : used) out->planes.push_back({channel, tap / kernel_w, tap % kernel_w});
+    out->plane_begin.push_back(static_cast<int64_t>(out->planes.size()));
+  }
+}
+
+// Common part of the two forms: filters in packed order, cut into units that stay together, each group filled up.
+class TapForm {
  public:
-  TapStream(const PackedView& view, const Ukernel& ukernel)
+  TapForm(const PackedView& view, const Ukernel& ukernel)
       : view_(view),
         conv_(desc_of(view.header)),
+        info_(*ukernel.info),
         shape_(conv_, ukernel),
-        block_(ukernel.info->block),
-        taps_(conv_.kernel_h * conv_.kernel_w),
-        per_filter_(conv_.in_channels / conv_.groups * taps_),
-        dense_(static_cast<size_t>(conv_.out_channels * per_filter_)) {
-    unpack_weights(view, dense_.data(), nullptr);
+        window_floats_(info_.planes() ? 0 : static_cast<int64_t>(shape_.floats().value())),
+        taps_(view) {
+    if (info_.planes()) list_planes(view, conv_, &taps_, out_.get());
   }
 
-  std::shared_ptr<const Prepacked> build() {
+ protected:
+  // Calls append(group, first filter, real filters) for each unit of out_->unit filters.
+  template <class Append>
+  void for_each_unit(int64_t unit, Append append) {
     const int64_t per_group = conv_.out_channels / conv_.groups;
-    for (int64_t first = 0; first < conv_.out_channels; first += per_group) {
-      for (int64_t f = 0; f < per_group; f += block_) append_block(first + f, std::min(block_, per_group - f));
+    out_->unit = unit;
+    out_->group_filters = (per_group + unit - 1) / unit * unit;
+    for (int64_t g = 0; g < conv_.groups; ++g) {
+      for (int64_t f = 0; f < per_group; f += unit) append(g, g * per_group + f, std::min(unit, per_group - f));
     }
-    out_->group_filters = (per_group + block_ - 1) / block_ * block_;
-    out_->weights.insert(out_->weights.end(), kReadBehind, 0.0f);
+  }
+
+  // The filters of a unit; `costs` are those of the real ones.
+  void append_filters(int64_t first, const std::vector<int64_t>& costs, int32_t steps) {
+    for (int64_t b = 0; b < out_->unit; ++b) {
+      const auto real = b < static_cast<int64_t>(costs.size());
+      FilterProgram filter = {nullptr, nullptr, nullptr, steps, -1, 0.0f};
+      if (real) {
+        filter.out_channel = static_cast<int32_t>(view_.filter_order[first + b]);
+        if (view_.bias != nullptr) filter.bias = view_.bias[filter.out_channel];
+      }
+      out_->filters.push_back(filter);
+      out_->cost_before.push_back(out_->cost_before.back() + (real ? costs[static_cast<size_t>(b)] : 0));
+    }
+  }
+
+  // Bytes from the start of a group's tile to what a tap reads.
+  int32_t offset(int64_t group, int32_t channel, int32_t tap) const {
+    const auto kernel_w = static_cast<int32_t>(conv_.kernel_w);
+    int64_t floats = 0;
+    if (info_.planes()) {
+      const auto begin = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group)];
+      const auto end = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group) + 1];
+      const auto wanted = std::make_tuple(channel, tap / kernel_w, tap % kernel_w);
+      const auto found = std::lower_bound(
+          begin, end, wanted, [](const Plane& p, const auto& w) { return std::make_tuple(p.channel, p.ky, p.kx) < w; });
+      floats = (found - begin) * info_.tile_floats;
+    } else {
+      floats = channel * window_floats_ + shape_.tap(conv_, tap / kernel_w, tap % kernel_w);
+    }
+    return static_cast<int32_t>(floats * static_cast<int64_t>(sizeof(float)));
+  }
+
+  const PackedView& view_;
+  const pconv_conv_desc conv_;
+  const KernelInfo& info_;
+  const TileShape shape_;
+  const int64_t window_floats_;  // of a channel
+  FilterTaps taps_;
+  std::shared_ptr<Prepacked> out_ = std::make_shared<Prepacked>();
+};
+
+// Per block of filters an offset and the block's weights for every tap that one of them keeps.
+class TapStream : TapForm {
+ public:
+  using TapForm::TapForm;
+
+  std::shared_ptr<const Prepacked> build() {
+    for_each_unit(info_.block, [&](int64_t group, int64_t first, int64_t n) { append_block(group, first, n); });
+    out_->weights.insert(out_->weights.end(), kWeightsBehind, 0.0f);
     for (size_t f = 0; f < out_->filters.size(); ++f) {
-      const Begin& begin = begins_[f / static_cast<size_t>(block_)];
+      const Begin& begin = begins_[f / static_cast<size_t>(info_.block)];
       out_->filters[f].weights = out_->weights.data() + begin.weights;
       out_->filters[f].tile_offsets = out_->offsets.data() + begin.offsets;
     }
@@ -46,45 +123,124 @@ class TapStream {
   struct Begin {
     size_t weights, offsets;
   };
+  struct Kept {
+    Tap tap;
+    int64_t place;  // in the block
+  };
 
-  // Filters [first, first + n) in packed order, filled up to a block.
-  void append_block(int64_t first, int64_t n) {
+  void append_block(int64_t group, int64_t first, int64_t n) {
     begins_.push_back({out_->weights.size(), out_->offsets.size()});
-    for (int64_t at = 0; at < per_filter_; ++at) append_step(first, n, at);
-    const auto steps = static_cast<int32_t>(out_->offsets.size() - begins_.back().offsets);
-    for (int64_t b = 0; b < block_; ++b) {
-      FilterProgram filter = {nullptr, nullptr, nullptr, steps, -1, 0.0f};
-      if (b < n) {
-        filter.out_channel = static_cast<int32_t>(view_.filter_order[first + b]);
-        if (view_.bias != nullptr) filter.bias = view_.bias[filter.out_channel];
-      }
-      out_->filters.push_back(filter);
-      out_->cost_before.push_back(out_->cost_before.back() + steps + kFilterCost);
+    kept_.clear();
+    for (int64_t b = 0; b < n; ++b) {
+      for (const Tap& tap : taps_.of(first + b)) kept_.push_back({tap, b});
     }
+    std::sort(kept_.begin(), kept_.end(), [](const Kept& a, const Kept& b) {
+      return std::tie(a.tap.channel, a.tap.tap, a.place) < std::tie(b.tap.channel, b.tap.tap, b.place);
+    });
+    const Tap* last = nullptr;
+    for (const Kept& k : kept_) {
+      if (last == nullptr || k.tap.channel != last->channel || k.tap.tap != last->tap) {
+        out_->offsets.push_back(offset(group, k.tap.channel, k.tap.tap));
+        out_->weights.resize(out_->weights.size() + static_cast<size_t>(info_.block), 0.0f);
+      }
+      out_->weights[out_->weights.size() - static_cast<size_t>(info_.block - k.place)] = k.tap.weight;
+      last = &k.tap;
+    }
+    const auto steps = static_cast<int64_t>(out_->offsets.size() - begins_.back().offsets);
+    // A block costs the same however many of its filters are real.
+    std::vector<int64_t> costs(static_cast<size_t>(n), 0);
+    costs[0] = (steps + kFilterCostInTaps) * info_.block;
+    append_filters(first, costs, static_cast<int32_t>(steps));
     out_->n_taps += steps * n;
   }
 
-  // Weight number `at` of the filters, where one of them kept it.
-  void append_step(int64_t first, int64_t n, int64_t at) {
-    const auto weight = [&](int64_t b) {
-      return dense_[static_cast<size_t>(view_.filter_order[first + b] * per_filter_ + at)];
-    };
-    bool kept = false;
-    for (int64_t b = 0; b < n; ++b) kept = kept || !(weight(b) == 0.0f);
-    if (!kept) return;
-    const int64_t channel = at / taps_, ky = at % taps_ / conv_.kernel_w, kx = at % conv_.kernel_w;
-    const int64_t offset = channel * static_cast<int64_t>(shape_.floats().value()) + shape_.tap(conv_, ky, kx);
-    out_->offsets.push_back(static_cast<int32_t>(offset * static_cast<int64_t>(sizeof(float))));
-    for (int64_t b = 0; b < block_; ++b) out_->weights.push_back(b < n ? weight(b) : 0.0f);
+  std::vector<Begin> begins_;
+  std::vector<Kept> kept_;
+};
+
+// Per unit of filters the kernels of all of them by channel and taps, in parts of at most kScatterTaps.
+class ScatterForm : TapForm {
+ public:
+  using TapForm::TapForm;
+
+  std::shared_ptr<const Prepacked> build() {
+    const int64_t per_group = conv_.out_channels / conv_.groups;
+    const int64_t most =
+        std::min(kMostFilters, kSumsBytes / (info_.carry_floats * static_cast<int64_t>(sizeof(float))));
+    const int64_t units = (per_group + most - 1) / most;
+    for_each_unit((per_group + units - 1) / units,
+                  [&](int64_t group, int64_t first, int64_t n) { append_unit(group, first, n); });
+    for (size_t u = 0; u < begins_.size(); ++u) {
+      const Begin& b = begins_[u];
+      const size_t end = u + 1 < begins_.size() ? begins_[u + 1].runs : out_->scatter_runs.size();
+      out_->scatter.push_back({out_->scatter_runs.data() + b.runs, static_cast<int32_t>(end - b.runs),
+                               out_->weights.data() + b.weights, out_->offsets.data() + b.sums});
+    }
+    return out_;
   }
 
-  const PackedView& view_;
-  const pconv_conv_desc conv_;
-  const TileShape shape_;
-  const int64_t block_, taps_, per_filter_;
-  std::vector<float> dense_;  // OIHW
+ private:
+  struct Begin {
+    size_t runs, weights, sums;
+  };
+  // A kernel, or a part of one.
+  struct Part {
+    int32_t channel, n_taps;
+    int32_t taps[kScatterTaps];
+    int32_t filter;  // in the unit
+    float weights[kScatterTaps];
+
+    auto key() const { return std::tie(channel, n_taps, taps[0], taps[1], taps[2], taps[3]); }
+  };
+  static_assert(kScatterTaps == 4, "key() lists the taps");
+
+  void append_unit(int64_t group, int64_t first, int64_t n) {
+    begins_.push_back({out_->scatter_runs.size(), out_->weights.size(), out_->offsets.size()});
+    parts_.clear();
+    std::vector<int64_t> costs;
+    for (int64_t f = 0; f < n; ++f) {
+      const std::vector<Tap>& taps = taps_.of(first + f);
+      for (size_t begin = 0, end = 0; begin < taps.size(); begin = end) {
+        while (end < taps.size() && taps[end].channel == taps[begin].channel) ++end;
+        append_kernel(&taps[begin], end - begin, static_cast<int32_t>(f));
+      }
+      costs.push_back(static_cast<int64_t>(taps.size()) + kFilterCostInTaps);
+      out_->n_taps += static_cast<int64_t>(taps.size());
+    }
+    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) {
+      return a.key() != b.key() ? a.key() < b.key() : a.filter < b.filter;
+    });
+    for (size_t i = 0; i < parts_.size(); ++i) append_part(group, parts_[i], i > 0 ? &parts_[i - 1] : nullptr);
+    append_filters(first, costs, 0);
+  }
+
+  // Parts of nearly the same size.
+  void append_kernel(const Tap* taps, size_t n, int32_t filter) {
+    const size_t n_parts = (n + kScatterTaps - 1) / kScatterTaps;
+    for (size_t p = 0; p < n_parts; ++p) {
+      Part part = {taps->channel, 0, {}, filter, {}};
+      for (size_t t = n * p / n_parts; t < n * (p + 1) / n_parts; ++t) {
+        part.taps[part.n_taps] = taps[t].tap;
+        part.weights[part.n_taps++] = taps[t].weight;
+      }
+      parts_.push_back(part);
+    }
+  }
+
+  void append_part(int64_t group, const Part& part, const Part* before) {
+    if (before == nullptr || part.key() != before->key()) {
+      ScatterRun run = {};
+      run.n_taps = part.n_taps;
+      for (int t = 0; t < part.n_taps; ++t) run.plane_offsets[t] = offset(group, part.channel, part.taps[t]);
+      out_->scatter_runs.push_back(run);
+    }
+    ++out_->scatter_runs.back().n_kernels;
+    out_->weights.insert(out_->weights.end(), part.weights, part.weights + kScatterTaps);
+    out_->offsets.push_back(part.filter * info_.carry_floats * static_cast<int32_t>(sizeof(float)));
+  }
+
   std::vector<Begin> begins_;
-  std::shared_ptr<Prepacked> out_ = std::make_shared<Prepacked>();
+  std::vector<Part> parts_;
 };
 
 }  // namespace
@@ -98,6 +254,7 @@ bool block_fits(const pconv_packed& packed, int64_t block) {
 }
 
 std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel) {
+  if (ukernel.info->body == Body::kScatter) return ScatterForm(packed.view, ukernel).build();
   return TapStream(packed.view, ukernel).build();
 }
 

@@ -1,4 +1,5 @@
-// The form of a layer's weights that one general ukernel reads: per block of filters a stream of taps.
+// The forms of a layer's weights that general ukernels read: streams of taps for blocks of filters, or kernels by
+// channel and taps.
 #ifndef PCONV_PREPACK_TAPS_H_
 #define PCONV_PREPACK_TAPS_H_
 

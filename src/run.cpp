@@ -8,8 +8,10 @@
 #include <memory>
 #include <new>
 
+#include "cache_sizes.h"
 #include "checked.h"
 #include "pool.h"
+#include "run_planes.h"
 #include "schedule.h"
 #include "status.h"
 #include "tile_shape.h"
@@ -25,6 +27,10 @@ struct ScratchLayout {
   CheckedSize carry, stage_in, stage_out, total;  // the packed tile comes first
 
   explicit ScratchLayout(const pconv_plan& plan) {
+    if (plan.ukernel->info->planes()) {
+      total = planes_scratch_bytes(plan);
+      return;
+    }
     const KernelInfo& kernel = *plan.ukernel->info;
     const CheckedSize bytes = checked(sizeof(float));
     carry = checked(tile_bytes(plan, *plan.ukernel)).round_up(kTileAlign);
@@ -177,7 +183,7 @@ void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_
                   int64_t y_in, const float* out, TileArgs* args) {
   args->next_input = nullptr;
   args->next_out = nullptr;
-  if (p.conv.groups > 1 || p.ukernel->info->block > 0) return;
+  if (p.conv.groups > 1 || !p.ukernel->info->pattern()) return;
   const int64_t rows = p.ukernel->info->band_rows;
   if (t + 1 < n_tiles) {
     const Place next = place_of(p, t + 1);
@@ -205,8 +211,8 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   pack.rows_to_next_band = static_cast<int32_t>(band_rows);
   pack.columns_of_band = static_cast<int32_t>(p.columns.span());
   // Lane 0 of a pattern ukernel holds the input of its centre tap, otherwise that of its first tap.
-  const int64_t first_column = p.ukernel->info->block > 0 ? 0 : 1;
-  if (p.ukernel->info->block > 0) {
+  const int64_t first_column = !p.ukernel->info->pattern() ? 0 : 1;
+  if (!p.ukernel->info->pattern()) {
     const TileShape shape(p.conv, *p.ukernel);
     args.row_step = shape.row_step;
     pack.tile_rows = static_cast<int32_t>(shape.rows);
@@ -291,6 +297,9 @@ void run_task(void* context, int64_t index) noexcept {
     return;
   }
   const int64_t place = index / ctx.schedule.n_chunks;
+  if (p.ukernel->info->planes()) {
+    return run_planes(p, ctx.args, chunk, place / p.n_strips(), place % p.n_strips(), scratch);
+  }
   Strip strip = {place / p.n_strips(), place % p.n_strips() * p.strip_rows(), p.strip_rows(),
                  ctx.schedule.strips_ahead * p.strip_rows(), chunk};
   strip.rows = std::min(strip.rows, p.out_h - strip.y0);

@@ -13,17 +13,19 @@ constexpr double kPackCycles = 4.5, kMultiplyAddCycles = 0.5, kFilterCycles = 60
 // More tasks balance threads of unequal speed better: worth this share of the predicted time.
 constexpr double kWorthBalancing = 0.02;
 
-// Predicted cycles of the threads for one tile of every strip, with the filters cut into `chunks`.
+// Predicted cycles of the threads for one tile of every strip (with planes: for all), with the filters cut into
+// `chunks`.
 class Cost {
  public:
   Cost(const pconv_plan& plan, int64_t strips, int64_t n_threads) : strips_(strips), threads_(n_threads) {
     const KernelInfo& kernel = *plan.ukernel->info;
     const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
-    const auto sums = static_cast<double>(kernel.rows * kernel.vectors);
     groups_ = static_cast<double>(plan.conv.groups);
-    packing_ = groups_ * static_cast<double>(tile_bytes(plan, *plan.ukernel)) / vector_bytes * kPackCycles;
+    const auto tiles = static_cast<double>(kernel.planes() ? plan.flat.strip_tiles : 1);
+    const auto sums = static_cast<double>(kernel.rows * kernel.vectors) * tiles;
+    packing_ = groups_ * static_cast<double>(tile_bytes(plan, *plan.ukernel)) * tiles / vector_bytes * kPackCycles;
     filters_ = static_cast<double>(plan.prepacked->n_taps) * sums * kMultiplyAddCycles +
-               static_cast<double>(plan.conv.out_channels) * kFilterCycles;
+               static_cast<double>(plan.conv.out_channels) * kFilterCycles * tiles;
   }
   double operator()(int64_t chunks) const {
     // A chunk packs the groups of its filters.
@@ -38,8 +40,9 @@ class Cost {
 };
 
 int64_t choose_chunks(const pconv_plan& plan, int64_t strips, int64_t n_threads) {
-  const int64_t most = std::max<int64_t>(
-      1, std::min(plan.conv.out_channels / kMinFilters, (kTasksPerThread * n_threads + strips - 1) / strips));
+  const int64_t most =
+      std::max<int64_t>(1, std::min(plan.conv.out_channels / std::max(kMinFilters, plan.prepacked->unit),
+                                    (kTasksPerThread * n_threads + strips - 1) / strips));
   const Cost cost(plan, strips, n_threads);
   double lowest = cost(1);
   for (int64_t chunks = 2; chunks <= most; ++chunks) lowest = std::min(lowest, cost(chunks));
@@ -64,13 +67,13 @@ Schedule make_schedule(const pconv_plan& plan, int n_threads) {
 Chunk chunk_at(const pconv_plan& plan, const Schedule& schedule, int64_t index) {
   const std::vector<int64_t>& cost = plan.prepacked->cost_before;
   const auto n_filters = static_cast<int64_t>(plan.prepacked->filters.size());
-  const int64_t block = std::max(plan.ukernel->info->block, 1);
-  // First filter, or block of them, at which at least i / n_chunks of the work is done.
+  const int64_t unit = plan.prepacked->unit;
+  // First filter, or unit of them, at which at least i / n_chunks of the work is done.
   const auto boundary = [&](int64_t i) -> int64_t {
     if (i == schedule.n_chunks) return n_filters;
     const int64_t share = cost.back() / schedule.n_chunks * i;
     const int64_t filter = std::lower_bound(cost.begin(), cost.end(), share) - cost.begin();
-    return std::min((filter + block - 1) / block * block, n_filters);
+    return std::min((filter + unit - 1) / unit * unit, n_filters);
   };
   const int64_t begin = boundary(index), end = boundary(index + 1);
   const int64_t per_group = plan.prepacked->group_filters;

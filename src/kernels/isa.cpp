@@ -19,7 +19,10 @@ namespace {
 #include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
 #include "kernels/map3x3.inl"
+#include "kernels/split_row.inl"
 #include "kernels/taps.inl"
+#include "kernels/pack_planes.inl"
+#include "kernels/scatter.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 // clang-format on

@@ -2,55 +2,103 @@
 
 template <class V, int kRows, int kVectors>
 constexpr KernelInfo conv3x3_row() {
-  using Body = Conv3x3<kRows, kVectors>;
-  constexpr int kTileFloats = Body::kTileRows * Body::kRowFloats;
-  return {"conv3x3",          false,         1,         kRows, kVectors, 0, kRows, kAllTaps, kTileFloats,
-          Body::kCarryFloats, Body::compute, Body::pack};
+  using Body3x3 = Conv3x3<kRows, kVectors>;
+  constexpr int kTileFloats = Body3x3::kTileRows * Body3x3::kRowFloats;
+  return {"conv3x3",        Body::kPattern, 1, kRows, kVectors, 0, kRows, kAllTaps, kTileFloats, Body3x3::kCarryFloats,
+          Body3x3::compute, Body3x3::pack};
 }
 
 // Whole maps of up to kVectors vectors; a map of one column has the most rows.
 template <class V, int kVectors, uint32_t kFamily>
 constexpr KernelInfo map3x3_row() {
-  using Body = Map3x3<V, kVectors, kFamily>;
-  return {"map3x3", true,          1,         1, kVectors, 0, kVectors * V::kLanes / 2, kFamily, Body::kTileFloats,
-          0,        Body::compute, Body::pack};
+  using Map = Map3x3<V, kVectors, kFamily>;
+  return {"map3x3", Body::kMap,   1,        1, kVectors, 0, kVectors * V::kLanes / 2, kFamily, Map::kTileFloats,
+          0,        Map::compute, Map::pack};
 }
 
 // Any convolution; kBlock filters share each load.
 template <class V, int kRows, int kVectors, int kBlock>
-constexpr KernelInfo taps_row() {
-  using Body = Taps<V, kRows, kVectors, kBlock>;
-  return {"taps", false, 0, kRows, kVectors, kBlock, kRows, kAllTaps, 0, 0, Body::compute, pack_any};
+constexpr KernelInfo window_row() {
+  return {"taps",
+          Body::kWindow,
+          0,
+          kRows,
+          kVectors,
+          kBlock,
+          kRows,
+          kAllTaps,
+          0,
+          0,
+          Taps<V, kRows, kVectors, kBlock>::compute,
+          pack_window};
+}
+
+// The same over planes.
+template <class V, int kVectors, int kBlock>
+constexpr KernelInfo planes_row() {
+  return {"planes",
+          Body::kPlanes,
+          0,
+          1,
+          kVectors,
+          kBlock,
+          1,
+          kAllTaps,
+          kVectors * V::kLanes,
+          0,
+          TapsOfPlanes<V, kVectors, kBlock>::compute,
+          nullptr};
+}
+
+template <class V, int kVectors>
+constexpr KernelInfo scatter_row() {
+  return {"scatter",
+          Body::kScatter,
+          0,
+          1,
+          kVectors,
+          0,
+          1,
+          kAllTaps,
+          kVectors * V::kLanes,
+          kVectors * V::kLanes,
+          Scatter<V, kVectors>::compute,
+          nullptr};
 }
 
 // Only the rows of this ISA are compiled: hence V, which is always Vec.
 template <class V, int kLanes = V::kLanes>
 struct Tiles {
   // 24 sums fill 32 vector registers with the weights and loads in flight; 21 where a map has multiples of 7 rows.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(), conv3x3_row<V, 7, 1>(), conv3x3_row<V, 4, 2>(),
-                                         taps_row<V, 1, 8, 1>(), taps_row<V, 2, 6, 1>(), taps_row<V, 1, 6, 4>(),
-                                         taps_row<V, 2, 3, 4>(), taps_row<V, 1, 3, 8>(), taps_row<V, 3, 1, 8>()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),   conv3x3_row<V, 7, 1>(),   conv3x3_row<V, 4, 2>(),
+                                         window_row<V, 1, 8, 1>(), window_row<V, 2, 6, 1>(), window_row<V, 1, 6, 4>(),
+                                         window_row<V, 2, 3, 4>(), planes_row<V, 8, 1>(),    planes_row<V, 6, 4>(),
+                                         planes_row<V, 3, 8>(),    scatter_row<V, 5>()};
 };
 template <class V>
 struct Tiles<V, 16> {
   // As above. Maps: 27 sums for any patterns, 25 for those within the cross.
-  static constexpr KernelInfo kRows[] = {
-      conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),         conv3x3_row<V, 4, 2>(),
-      map3x3_row<V, 1, kAllTaps>(),   map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
-      map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>(), taps_row<V, 1, 8, 1>(),
-      taps_row<V, 4, 2, 1>(),         taps_row<V, 1, 6, 4>(),         taps_row<V, 3, 2, 4>(),
-      taps_row<V, 1, 3, 8>(),         taps_row<V, 3, 1, 8>()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),
+                                         conv3x3_row<V, 4, 2>(),         map3x3_row<V, 1, kAllTaps>(),
+                                         map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
+                                         map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>(),
+                                         window_row<V, 1, 8, 1>(),       window_row<V, 4, 2, 1>(),
+                                         window_row<V, 1, 6, 4>(),       window_row<V, 3, 2, 4>(),
+                                         planes_row<V, 8, 1>(),          planes_row<V, 6, 4>(),
+                                         planes_row<V, 3, 8>(),          scatter_row<V, 4>()};
 };
 template <class V>
 struct Tiles<V, 8> {
   // 16 registers: 12 sums beside a pattern's four weights, or 15 beside one; inputs are memory operands.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(), conv3x3_row<V, 4, 1>(), taps_row<V, 1, 8, 1>(),
-                                         taps_row<V, 4, 2, 1>(), taps_row<V, 1, 3, 4>(), taps_row<V, 3, 1, 4>()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
+                                         window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
+                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>()};
 };
 template <class V>
 struct Tiles<V, 1> {
   // The scalar unit is there to be right.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 4, 4>(), taps_row<V, 2, 4, 1>(), taps_row<V, 2, 4, 4>()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 4, 4>(), window_row<V, 2, 4, 1>(), window_row<V, 2, 4, 4>(),
+                                         planes_row<V, 8, 1>(),  planes_row<V, 4, 4>(),    scatter_row<V, 4>()};
 };
 
 constexpr IsaTable kTable = {Vec::kLanes,
@@ -60,4 +108,5 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              Vec::kRunCost,
                              Tiles<Vec>::kRows,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
+                             pack_planes,
                              peak};

@@ -69,37 +69,28 @@ class Taps {
   }
 };
 
-// One phase of an image row that lies `y` rows down.
-inline void pack_phase(const PackTileArgs& args, const float* row, int phase, float* out) {
-  const int first = args.x0 + phase;  // column of the first float
-  if (args.phases == 1) {
-    for (int j = 0; j < args.row_floats; j += Vec::kLanes) {
-      const int x = first + j;
-      const int begin = x < 0 ? -x : 0, end = args.w - x < Vec::kLanes ? args.w - x : Vec::kLanes;
-      Vec::store(out + j, begin < end ? Vec::load_lanes(row + x, Vec::lanes(begin, end)) : Vec::zero());
-    }
-    return;
+// The same for tiles of planes, which have as many vectors as their outputs take. V is Vec.
+template <class V, int kVectors, int kBlock>
+class TapsOfPlanes {
+ public:
+  static void compute(const TileArgs& args) noexcept {
+    const int n_vectors = (args.lane_end + V::kLanes - 1) / V::kLanes;
+    static_for<kVectors>([&](auto less) PCONV_INLINE_LAMBDA {
+      constexpr int kCount = kVectors - less;
+      if (n_vectors == kCount) Taps<V, 1, kCount, kBlock>::compute(args);
+    });
   }
-  for (int j = 0; j < args.row_floats; ++j) {
-    const int64_t x = first + int64_t{j} * args.phases;
-    out[j] = x >= 0 && x < args.w ? row[x] : 0.0f;
-  }
-}
+};
 
-// The packing of all general ukernels.
-inline void pack_any(const PackTileArgs& args) noexcept {
+// The packing of windows.
+inline void pack_window(const PackTileArgs& args) noexcept {
   float* out = args.tile;
   for (int ch = 0; ch < args.n_channels; ++ch) {
     const float* plane = args.image + ch * args.channel_stride;
-    for (int i = 0; i < args.tile_rows; ++i) {
+    for (int i = 0; i < args.tile_rows; ++i, out += args.phases * args.row_floats) {
       const int y = args.y0 + i;
-      for (int phase = 0; phase < args.phases; ++phase, out += args.row_floats) {
-        if (y >= 0 && y < args.h) {
-          pack_phase(args, plane + y * args.row_stride, phase, out);
-        } else {
-          for (int j = 0; j < args.row_floats; j += Vec::kLanes) Vec::store(out + j, Vec::zero());
-        }
-      }
+      const float* row = y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr;
+      split_row(row, args.w, args.x0, args.phases, args.row_floats, out);
     }
   }
 }

@@ -1,8 +1,9 @@
 // The contract of every ukernel: argument structs, function types and the table row.
 //
-// Flow: plan.cpp chooses a KernelInfo row, run.cpp packs one input tile and lets the row's function run a list of
-// filters over it. A ukernel is noexcept, allocates nothing, starts no thread, reads no global and touches no memory
-// outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, all others to a float.
+// Flow: plan.cpp chooses a KernelInfo row, run.cpp or run_planes.cpp packs an input tile and lets the row's function
+// run a list of filters over it. A ukernel is noexcept, allocates nothing, starts no thread, reads no global and
+// touches no memory outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, all others to a
+// float.
 #ifndef PCONV_KERNELS_UKERNEL_H_
 #define PCONV_KERNELS_UKERNEL_H_
 
@@ -29,16 +30,37 @@ static constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
 constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
 
-// What one filter does to a tile, in the order in which it is summed. General ukernels run `block` neighbours of the
-// list together: the first holds the steps of all.
+// Floats that are readable behind a tap stream's last weight: weights are read in fours.
+constexpr int kWeightsBehind = 3;
+
+// What one filter does to a tile, in the order in which it is summed.
+// Pattern ukernels: runs of kernels. Taps: `block` neighbours of the list run together, and the first holds a stream of
+// steps for all, each an offset and a weight for every filter of the block. Scatter: only channel and bias.
 struct FilterProgram {
-  const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row
+  const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row;
+                                // taps: per step `block` floats, kWeightsBehind more readable
   const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
-                                // for kKernelsAhead kernels more
-  const Run* runs;              // general ukernels: null
-  int32_t n_runs;               // general ukernels: steps, each an offset and a weight for every filter of the block
+                                // for kKernelsAhead kernels more. Taps: per step, to what output 0 reads
+  const Run* runs;              // taps: null
+  int32_t n_runs;               // taps: steps
   int32_t out_channel;          // -1: fills up a block, nothing is stored
   float bias;
+};
+
+// Kernels, or parts of them, of one channel with the same taps, 1 .. kScatterTaps of them.
+constexpr int kScatterTaps = 4;
+struct ScatterRun {
+  int32_t plane_offsets[kScatterTaps];  // bytes from the tile's start to what each tap reads
+  int32_t n_taps;
+  int32_t n_kernels;  // >= 1
+};
+
+// All kept weights of a list of filters, by channel and taps.
+struct ScatterProgram {
+  const ScatterRun* runs;
+  int32_t n_runs;
+  const float* weights;  // per kernel kScatterTaps floats, zeros behind the last tap
+  const int32_t* sums;   // per kernel: bytes from `carry` to the sums of its filter
 };
 
 // One tile of rows x (vectors * lanes) outputs, for a list of filters. The pattern ukernels, 3x3 with stride 1:
@@ -47,7 +69,7 @@ struct FilterProgram {
 // A tile may reach over a seam (strips: docs/ARCHITECTURE.md): lanes from `seam` on belong to the band below, where
 // lane j is output column x0 + j again once `out` has moved by seam_step. No sum crosses a seam. `rows` counts for the
 // band of lane 0.
-// A whole-map ukernel (KernelInfo::whole_map) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
+// A whole-map ukernel (Body::kMap) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
 // gaps (row_stride == lane_end): no carry, no prefetch.
 struct TileArgs {
   const float* tile;             // [n_channels][tile_floats of the ukernel], zeros outside the image
@@ -73,14 +95,16 @@ struct TileArgs {
   int32_t n_channels;
   const float* next_out;  // for prefetching: as out, of the first tile of this thread's next strip; null: not now
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
-  ptrdiff_t row_step;     // general ukernels: floats in the tile from the inputs of an output row to those of the next
+  ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
+  const ScatterProgram*
+      scatter;  // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
 // Columns from x0 + seam on are taken from rows_to_next_band rows further down and columns_of_band columns to the left.
 // Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused, no seam.
-// General ukernels: tile_rows rows of `phases` times row_floats floats, float j of phase p being column
+// Windows: tile_rows rows of `phases` times row_floats floats, float j of phase p being column
 // x0 + p + j * phases; no seam.
 struct PackTileArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
@@ -89,10 +113,36 @@ struct PackTileArgs {
   int32_t y0, x0;  // may be negative
   int32_t seam, rows_to_next_band, columns_of_band;
   int32_t tile_rows, phases, row_floats;
-  float* tile;  // [n_channels][rows + 2][vectors * lanes]
+  float* tile;  // [n_channels][tile_floats]
+};
+
+// A tap of an input channel as one plane: what the tap reads for each output, output after output.
+struct Plane {
+  int32_t channel;
+  int32_t ky, kx;
+};
+
+// Writes the planes of some tiles (im2col): tile t holds, plane by plane, plane_floats inputs of the outputs
+// tile_begin[t] .. tile_begin[t + 1] - 1, an image's outputs numbered row by row; zeros outside the image.
+struct PackPlanesArgs {
+  const float* image;                    // [n_channels][h][w] with the strides below
+  ptrdiff_t channel_stride, row_stride;  // in floats
+  int32_t h, w;
+  int32_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  const Plane* planes;  // by channel
+  int32_t n_planes;
+  int32_t out_w;
+  const int32_t* tile_begin;  // [n_tiles + 1]
+  int32_t n_tiles, plane_floats;
+  // Rows that a channel's taps read, split into stride_w phases of phase_floats each: float j of phase p is column
+  // p + j * stride_w - pad_left of the image. The first row is row first_row of the image.
+  float* phases;  // null: a plane is the image's channel, as one row of out_w floats
+  int32_t n_rows, first_row, phase_floats;
+  float* tiles;  // [n_tiles][n_planes][plane_floats], a vector more behind the last
 };
 
 using TileFn = void (*)(const TileArgs&) noexcept;
+using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
 // operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
@@ -102,18 +152,29 @@ using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 
 constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of patterns.def
 
+enum class Body {
+  kPattern,  // conv3x3.inl: 3x3, stride 1, tiles of rows of vectors
+  kMap,      // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
+  kWindow,   // taps.inl: any geometry, tiles hold the rows that the outputs read
+  kPlanes,   // taps.inl: any geometry, tiles hold a plane for every tap
+  kScatter,  // scatter.inl: the same tiles, kernels add to the sums of their filters
+};
+
 struct KernelInfo {
-  const char* body;   // file of kernels/ that it comes from
-  bool whole_map;     // the tile is a map of any shape, padded by 1, row after row; otherwise rows of vectors
+  const char* name;  // of the body, as in the ukernel's
+  Body body;
   int stride;         // 0: any
-  int rows, vectors;  // tile
-  int block;          // general ukernels: filters with the same kernels that run together; pattern ukernels: 0
+  int rows, vectors;  // tile; with planes at most
+  int block;          // kWindow, kPlanes: filters with the same kernels that run together; others: 0
   int band_rows;      // output rows that a tile stores at most
   uint32_t taps;      // patterns must lie within
-  int tile_floats;    // that a channel takes in the packed tile; general ukernels: TileShape says
-  int carry_floats;   // that one filter leaves between two tiles; map3x3: none
+  int tile_floats;    // that a channel takes in the packed tile; windows: TileShape says; planes: a plane
+  int carry_floats;   // that one filter leaves between two tiles, scatter: its sums in one tile
   TileFn compute;
-  PackTileFn pack;
+  PackTileFn pack;  // null with planes
+
+  bool pattern() const { return body == Body::kPattern || body == Body::kMap; }
+  bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
 };
 
 // All ukernels of one ISA.
@@ -123,6 +184,7 @@ struct IsaTable {
   double load_cost_l1, load_cost_l2, kernel_cost, run_cost;
   const KernelInfo* kernels;
   int n_kernels;
+  PackPlanesFn pack_planes;
   PeakFn peak;
 };
 

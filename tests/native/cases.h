@@ -78,13 +78,14 @@ inline void draw_padding(Rng& rng, const Target& t, pconv_conv_desc& d) {
   d.pad_right += std::max<int64_t>(0, window_w - (t.w + d.pad_left + d.pad_right));
 }
 
-// 1..12 masks: the four SCPs first, four-tap ones, or any of one to nine taps.
+// A map that a whole-map ukernel takes.
 inline void draw_whole_map(Rng& rng, const Way& way, pconv_conv_desc& d, Target& t) {
   d.pad_top = d.pad_left = d.pad_bottom = d.pad_right = 1;
   t.w = rng.between(1, std::min(way.lanes - 2, way.cells() - 1));
   t.h = rng.between(1, way.cells() / (t.w + 1));
 }
 
+// 1..12 masks: the four SCPs first, four-tap ones, or any of one to nine taps.
 inline std::vector<int> draw_patterns(Rng& rng) {
   constexpr int kScp[] = {0x03a, 0x09a, 0x0b8, 0x0b2};
   const int kind = static_cast<int>(rng.between(0, 2));
@@ -123,12 +124,16 @@ inline void draw_geometry(Rng& rng, pconv_conv_desc& d) {
   if (same == 2) d.dilation_h = d.dilation_w = rng.between(2, 3);
 }
 
-// The same for general ukernels: any taps of a kernel.
-inline int64_t draw_any_kernels(Rng& rng, double kept, Layer& layer) {
+// Any taps of a kernel, for general ukernels. Filters of a block keep the same taps.
+inline int64_t draw_any_kernels(Rng& rng, double kept, int64_t block, Layer& layer) {
   const double tap_kept = rng.pick({1.0, 0.5, 0.2});
   layer.weights.assign(static_cast<size_t>(layer.conv.out_channels * layer.group_in() * layer.taps()), 0.0f);
   int64_t most = 0;
   for (int64_t o = 0; o < layer.conv.out_channels; ++o) {
+    if (o % block > 0) {
+      std::copy(layer.kernel(o - 1, 0), layer.kernel(o, 0), layer.kernel(o, 0));
+      continue;
+    }
     int64_t n_taps = 0;
     for (int64_t i = 0; i < layer.group_in(); ++i) {
       if (!rng.chance(kept)) continue;
@@ -142,7 +147,7 @@ inline int64_t draw_any_kernels(Rng& rng, double kept, Layer& layer) {
     most = std::max(most, n_taps);
   }
   if (most == 0 && kept > 0) {
-    layer.kernel(0, 0)[0] = 1.0f;
+    for (int64_t o = 0; o < block; ++o) layer.kernel(o, 0)[0] = 1.0f;
     most = 1;
   }
   return most;
@@ -222,13 +227,21 @@ inline Case make_case(int index, bool exact, const Way& way) {
   Rng rng(options().seed * 1000003 + static_cast<uint64_t>(index) * 2 + (exact ? 1 : 0));
   Case c;
   const double drawn = index % 300 == 0 ? 0.0 : kKept[rng.between(0, 6)];
-  const double kept = way.all_kernels() ? 1.0 : drawn;
+  // A block's filters keep the same kernels: of all blocks, or because every filter keeps every kernel.
+  const int64_t block = way.block > 1 && rng.chance(0.6) ? way.block : 1;
+  const double kept = way.block > 1 && block == 1 ? 1.0 : drawn;
   draw_shape(rng, kept, c.layer, c.target);
-  const bool general = way.any_geometry() && (way.block > 0 || rng.chance(0.5));
+  if (block > 1) {
+    const int64_t step = block * c.layer.conv.groups;
+    c.layer.conv.out_channels = (c.layer.conv.out_channels + step - 1) / step * step;
+  }
+  c.target.layout = way.layout(c.target.layout);
+  const bool general = way.any_geometry() && (way.general || rng.chance(0.5));
   if (general) draw_geometry(rng, c.layer.conv);
   draw_padding(rng, c.target, c.layer.conv);
   if (way.whole_map) draw_whole_map(rng, way, c.layer.conv, c.target);
-  const int64_t most_taps = general ? draw_any_kernels(rng, kept, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
+  const int64_t most_taps =
+      general ? draw_any_kernels(rng, kept, block, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
   c.no_kernels = most_taps == 0;
   draw_numbers(rng, exact, most_taps, c);
   c.text = describe(c, index, exact);

@@ -99,7 +99,7 @@ void check_between_guards(const Way& way, const Target& target, Edge edge, int64
 void check_maps_between_guards(const Way& way) {
   for (int64_t w = 1; w + 2 <= way.lanes; ++w) {
     for (int64_t h = 1; way.fits(h, w); ++h) {
-      const pconv_layout layout = (h + w) % 3 == 0 ? PCONV_NHWC : PCONV_NCHW;
+      const pconv_layout layout = way.layout((h + w) % 3 == 0 ? PCONV_NHWC : PCONV_NCHW);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
         check_between_guards(way, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, 1);
       }
@@ -112,7 +112,8 @@ void check_all_guards(const Way& way) {
   if (way.whole_map) return check_maps_between_guards(way);
   const int tile = way.vectors * way.lanes;
   for (int w = 1; w <= 2 * tile + 1; ++w) {
-    for (const pconv_layout layout : {PCONV_NCHW, PCONV_NHWC}) {
+    for (const pconv_layout wanted : {PCONV_NCHW, PCONV_NHWC}) {
+      const pconv_layout layout = way.layout(wanted);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
         const int64_t pad = w % 3 == 0 && w > 2 ? 0 : w % 3;
         const int64_t h = std::max<int64_t>(w * 5 % (2 * way.rows + 3) + 1, 3 - 2 * pad);
@@ -124,17 +125,22 @@ void check_all_guards(const Way& way) {
 
 // The filters keep kernels of the even channels only; the odd ones hold NaN and Inf.
 void check_unread_channels(const Way& way) {
-  if (way.all_kernels()) return;
   Rng rng(options().seed);
-  Layer layer = make_layer(5, 8, 1, 1);
-  for (int64_t o = 0; o < 5; ++o) {
+  const int64_t block = std::max(way.block, 1), filters = block > 1 ? 2 * block : 5;
+  Layer layer = make_layer(filters, 8, 1, 1);
+  std::vector<int64_t> masks(8);
+  for (int64_t o = 0; o < filters; ++o) {
+    if (o % block == 0) {
+      for (int64_t& mask : masks) mask = rng.between(1, 511) & way.taps;
+    }
     for (int64_t i = 0; i < 8; i += 2) {
-      const int64_t mask = rng.between(1, 511) & way.taps;
+      const int64_t mask = masks[static_cast<size_t>(i)];
       for (int k = 0; k < 9; ++k) layer.kernel(o, i)[k] = static_cast<float>((mask >> k & 1) * rng.between(1, 5));
     }
   }
   const Packed packed = pack(layer);
-  for (const pconv_layout layout : {PCONV_NCHW, PCONV_NHWC}) {
+  for (const pconv_layout wanted : {PCONV_NCHW, PCONV_NHWC}) {
+    const pconv_layout layout = way.layout(wanted);
     const Target target = way.target(1, way.rows + 3, 2 * way.vectors * way.lanes + 3, layout);
     set_context(format("unread channels, layout=%d w=%lld", layout, static_cast<long long>(target.w)));
     std::vector<float> x = small_integers(rng, static_cast<size_t>(8 * target.h * target.w));

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <set>
 #include <thread>
 
 #include "support.h"
@@ -355,18 +356,28 @@ TEST(forced_isa_runs) {
   }
 }
 
-// Every name in the table is what its parameters say: <dtype>_<body>_s<stride>_<rows>x<vectors>_<isa>.
+// Every name in the table parses back to its parameters: f32_<body>[_s<stride>|<block>]_<rows>x<vectors>_<isa>.
 TEST(ukernel_names_parse_back) {
   pconv_ukernel_info row{};
-  int n = 0;
-  for (; pconv_list_ukernel(n, &row); ++n) {
-    const std::string kind =
-        row.block > 0 ? format("%s%d", row.body, row.block) : format("%s_s%d", row.body, row.stride);
-    const std::string want = format("f32_%s_%dx%d_%s", kind.c_str(), row.rows, row.vectors, row.isa);
-    CHECK(row.name == want, "%s should be %s", row.name, want.c_str());
+  std::set<std::string> names;
+  for (int n = 0; pconv_list_ukernel(n, &row); ++n) {
+    char body[16] = "", isa[16] = "";
+    int stride = 0, block = 0, rows = 0, vectors = 0;
+    const std::string name = row.name;
+    const bool strided =
+        std::sscanf(row.name, "f32_%15[a-z0-9]_s%d_%dx%d_%15s", body, &stride, &rows, &vectors, isa) == 5;
+    const bool blocked =
+        !strided && std::sscanf(row.name, "f32_%15[a-z]%d_%dx%d_%15s", body, &block, &rows, &vectors, isa) == 5;
+    const bool plain =
+        !strided && !blocked && std::sscanf(row.name, "f32_%15[a-z]_%dx%d_%15s", body, &rows, &vectors, isa) == 4;
+    CHECK(strided || blocked || plain, "%s does not parse", row.name);
+    CHECK(body == std::string(row.body) && isa == std::string(row.isa) && rows == row.rows && vectors == row.vectors &&
+              stride == row.stride && block == row.block,
+          "%s is not what its parameters say", row.name);
     CHECK(row.lanes >= 1, "%s has %d lanes", row.name, row.lanes);
+    CHECK(names.insert(name).second, "%s stands twice", row.name);
   }
-  CHECK(n > 0, "the table is empty");
+  CHECK(!names.empty(), "the table is empty");
 }
 
 }  // namespace

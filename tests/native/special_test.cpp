@@ -101,7 +101,7 @@ void check_special_inputs(const Way& way) {
       if (mask == 0) continue;
       const Layer layer = make_special_layer(mask);
       const Packed packed = pack(layer);
-      t.layout = drawn == four ? PCONV_NHWC : PCONV_NCHW;
+      t.layout = way.layout(drawn == four ? PCONV_NHWC : PCONV_NCHW);
       const Plan p = plan(packed, t);
       for (const Place& place : places(way, t)) {
         const int64_t sy = place.y - 1 + tap / 3, sx = place.x - 1 + tap % 3;
@@ -124,7 +124,7 @@ void check_special_inputs(const Way& way) {
 
 // At a seam of a strip, where the last column of a band lies beside the first of the next.
 void check_seams(const Way& way) {
-  if (way.whole_map || way.ukernel.empty() || way.block > 0 || way.lanes == 1) return;
+  if (way.whole_map || way.ukernel.empty() || way.general || way.lanes == 1) return;
   const int64_t tile = way.vectors * way.lanes, bands = 4;
   const Target t = {1, bands * way.rows, tile + tile / 4, PCONV_NCHW, way.isa, way.ukernel};
   Layer layer = make_layer(2, 64, 1, 1);  // work enough that a strip pays

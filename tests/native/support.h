@@ -133,9 +133,12 @@ struct Way {
   int rows, vectors, lanes;
   bool whole_map = false;  // takes only maps padded by 1 that fit its vectors, a lane between rows
   int taps = 0x1ff;        // takes only masks within these
-  int block = 0;           // general ukernels: filters that run together; 0: a pattern ukernel, or the default plan
-  bool any_geometry() const { return block > 0 || ukernel.empty(); }
-  bool all_kernels() const { return block > 1; }  // takes only layers that keep every kernel
+  int block = 0;           // filters with the same kernels that run together; 0: does not matter
+  bool general = false;    // a ukernel of any geometry
+  bool nchw_only = false;
+  bool any_geometry() const { return general || ukernel.empty(); }
+  bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
+  pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
   std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
   int cells() const { return vectors * lanes; }
   bool fits(int64_t h, int64_t w) const { return !whole_map || (w + 2 <= lanes && h * (w + 1) <= cells()); }
@@ -145,7 +148,7 @@ struct Way {
       w = std::min<int64_t>({w, lanes - 2, cells() / 3 - 1});
       h = std::min<int64_t>(h + 99, cells() / (w + 1));
     }
-    return {n, h, w, layout, isa, ukernel};
+    return {n, h, w, this->layout(layout), isa, ukernel};
   }
 };
 
@@ -172,8 +175,10 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
     pconv_ukernel_info row{};
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
       if (row.isa != std::string(name)) continue;
-      const bool whole_map = row.body == std::string("map3x3");
-      add({name, row.name, row.rows, row.vectors, row.lanes, whole_map, static_cast<int>(row.taps), row.block});
+      const std::string body = row.body;
+      const bool planes = body == "planes" || body == "scatter";
+      add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
+           planes || body == "taps", planes});
     }
   }
 }

@@ -61,6 +61,13 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<4>(_mm256_permute2f128_ps(v, above, 0x21), v); }
   static PCONV_INLINE float first(Reg v) { return _mm256_cvtss_f32(v); }
 
+  // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
+  static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
+    const __m256 evens = _mm256_shuffle_ps(low, high, 0x88), odds = _mm256_shuffle_ps(low, high, 0xdd);
+    *even = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(evens), 0xd8));
+    *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(odds), 0xd8));
+  }
+
   template <int kCount>
   struct Weights {
     Reg w[kCount];

@@ -74,6 +74,13 @@ struct Vec {
   }
   static PCONV_INLINE Reg permute(Reg low, __m512i index, Reg high) { return _mm512_permutex2var_ps(low, index, high); }
 
+  // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
+  static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
+    const __m512i lane = lane_index(0), twice = _mm512_add_epi32(lane, lane);
+    *even = _mm512_permutex2var_ps(low, twice, high);
+    *odd = _mm512_permutex2var_ps(low, _mm512_add_epi32(twice, _mm512_set1_epi32(1)), high);
+  }
+
   template <int kCount>
   struct Weights {
     Reg w[kCount];

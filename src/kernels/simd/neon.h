@@ -73,6 +73,12 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return vextq_f32(v, above, 1); }
   static PCONV_INLINE float first(Reg v) { return vgetq_lane_f32(v, 0); }
 
+  // Lanes 0, 2 and 1, 3 of two vectors side by side.
+  static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
+    *even = vuzp1q_f32(low, high);
+    *odd = vuzp2q_f32(low, high);
+  }
+
   template <int kCount>
   struct Weights {
     Reg w[weight_pitch(kCount) / 4];

@@ -46,6 +46,8 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg, Reg above) { return above; }
   static PCONV_INLINE float first(Reg v) { return v; }
 
+  static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) { *even = low, *odd = high; }
+
   template <int kCount>
   struct Weights {
     const float* w;

@@ -1,0 +1,84 @@
+// Sparse convolutions by input: what up to four taps of one channel read stays in registers while every kernel with
+// these taps adds its products to the sums of its filter, which lie in L1. An input is loaded once for all filters, not
+// once for each, so the tile may stream from L2; a kernel costs a load and a store of its sums. Geometry is the planes'
+// business (pack_planes.inl). docs/PERFORMANCE.md has the figures.
+// Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
+
+template <class V, int kVectors>
+class Scatter {
+ public:
+  static void compute(const TileArgs& args) noexcept {
+    const int n_vectors = (args.lane_end + V::kLanes - 1) / V::kLanes;
+    static_for<kVectors>([&](auto less) PCONV_INLINE_LAMBDA {
+      constexpr int kCount = kVectors - less;
+      if (n_vectors == kCount) tile<kCount>(args);
+    });
+  }
+
+ private:
+  using Reg = typename V::Reg;
+  static constexpr int kSumFloats = kVectors * V::kLanes;
+
+  // The first kCount vectors of a tile.
+  template <int kCount>
+  static __attribute__((noinline)) void tile(const TileArgs& args) {
+    for (int f = 0; f < args.n_filters; ++f) {
+      const Reg bias = V::broadcast(args.filters[f].bias);
+      static_for<kCount>([&](auto i)
+                             PCONV_INLINE_LAMBDA { V::store(args.carry + f * kSumFloats + i * V::kLanes, bias); });
+    }
+    const float* weights = args.scatter->weights;
+    const int32_t* sums = args.scatter->sums;
+    for (const ScatterRun *run = args.scatter->runs, *end = run + args.scatter->n_runs; run != end; ++run) {
+      static_for<kScatterTaps>([&](auto less) PCONV_INLINE_LAMBDA {
+        constexpr int kTaps = kScatterTaps - less;
+        if (run->n_taps == kTaps) one_run<kCount, kTaps>(args, *run, weights, sums);
+      });
+    }
+    for (int f = 0; f < args.n_filters; ++f) {
+      if (args.filters[f].out_channel >= 0) finish<kCount>(args, args.carry + f * kSumFloats, args.filters[f]);
+    }
+  }
+
+  template <int kCount, int kTaps>
+  static PCONV_INLINE void one_run(const TileArgs& args, const ScatterRun& run, const float*& weights,
+                                   const int32_t*& sums) {
+    Reg v[kTaps][kCount];
+    static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
+      const float* plane = at(args.tile, run.plane_offsets[t]);
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load(plane + i * V::kLanes); });
+    });
+    const int32_t* const end = sums + run.n_kernels;
+    do {
+      float* const sum = at(args.carry, *sums++);
+      const typename V::template Weights<kTaps> w(weights);
+      weights += kScatterTaps;
+      Reg s[kCount];
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { s[i] = V::load(sum + i * V::kLanes); });
+      static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
+        static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { s[i] = w.template multiply_add<t>(s[i], v[t][i]); });
+      });
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { V::store(sum + i * V::kLanes, s[i]); });
+    } while (sums != end);
+  }
+
+  template <class T>
+  static PCONV_INLINE T* at(T* base, int32_t bytes) {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + bytes);
+  }
+
+  // Adds the residual, clamps and stores.
+  template <int kCount>
+  static PCONV_INLINE void finish(const TileArgs& args, const float* sums, const FilterProgram& filter) {
+    const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
+    const ptrdiff_t plane = filter.out_channel * args.plane_stride;
+    static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {
+      const ptrdiff_t at = plane + i * V::kLanes;
+      const typename V::Lanes stored = V::lanes(0, args.lane_end - i * V::kLanes);
+      Reg y = V::load(sums + i * V::kLanes);
+      if (args.residual != nullptr) y = V::add(y, V::load_lanes(args.residual + at, stored));
+      V::store_lanes(args.out + at, V::clamp(y, lo, hi), stored);
+    });
+  }
+};
