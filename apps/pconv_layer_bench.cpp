@@ -1,4 +1,4 @@
-// Times one pruned 3x3 layer through the C API, without Python: random weights are pruned as PCONV does, packed,
+// Times one pruned layer through the C API, without Python: random weights are pruned as PCONV does, packed,
 // planned and run on random input. With --runs N --no-timing it only runs, so that an instruction counter can subtract
 // two calls. It does not check results (the tests do) and reads no files.
 #include <algorithm>
@@ -20,10 +20,12 @@
 namespace {
 
 constexpr char kUsage[] =
-    "pconv_layer_bench --layer IC,OC,H,W [options]: time one pruned 3x3 layer, stride 1\n"
+    "pconv_layer_bench --layer IC,OC,H,W [options]: time one pruned layer\n"
     "  --batch N            images of a run (1)\n"
-    "  --pad P              zeros around the input (1)\n"
-    "  --connectivity R     keep round(OC*IC/R) kernels (3.1)\n"
+    "  --kernel K --stride S --dilation D --groups G   geometry (3, 1, 1, 1)\n"
+    "  --pad P              zeros around the input (dilation * (kernel / 2))\n"
+    "  --connectivity R     keep one kernel of R (3.1); kernels of other sizes than 3x3 keep all their taps\n"
+    "  --block B            filters that keep the same kernels (1)\n"
     "  --patterns SET       scp4; random8, random12: the 4 SCPs and 4 or 8 random four-tap masks; scp1, scp2: one of\n"
     "                       the SCPs, one that spans two rows or one that spans three (scp4)\n"
     "  --dense              prune nothing\n"
@@ -47,7 +49,8 @@ constexpr PatternSet kPatternSets[] = {
     {"scp4", 0, 4, 0}, {"random8", 0, 4, 4}, {"random12", 0, 4, 8}, {"scp1", 0, 1, 0}, {"scp2", 1, 2, 0}};
 
 struct Options {
-  int64_t batch = 1, in_channels = 0, out_channels = 0, h = 0, w = 0, pad = 1;
+  int64_t batch = 1, in_channels = 0, out_channels = 0, h = 0, w = 0, pad = -1;
+  int64_t kernel = 3, stride = 1, dilation = 1, groups = 1, block = 1;
   double connectivity = 3.1;
   const PatternSet* patterns = kPatternSets;
   uint64_t seed = 0;
@@ -129,6 +132,16 @@ void parse_value(const std::string& name, const std::string& value, Options* opt
     options->batch = to_integer(name, value, 1, 65535);
   } else if (name == "--pad") {
     options->pad = to_integer(name, value, 0, 65535);
+  } else if (name == "--kernel") {
+    options->kernel = to_integer(name, value, 1, 255);
+  } else if (name == "--stride") {
+    options->stride = to_integer(name, value, 1, 255);
+  } else if (name == "--dilation") {
+    options->dilation = to_integer(name, value, 1, 255);
+  } else if (name == "--groups") {
+    options->groups = to_integer(name, value, 1, 65535);
+  } else if (name == "--block") {
+    options->block = to_integer(name, value, 1, 255);
   } else if (name == "--connectivity") {
     options->connectivity = to_number(name, value, 1, 1e6);
   } else if (name == "--patterns") {
@@ -161,6 +174,11 @@ Options parse(int argc, char** argv) {
     parse_value(name, argv[++i], &options);
   }
   if (!options.list && options.in_channels == 0) throw std::invalid_argument("--layer is missing");
+  if (options.pad < 0) options.pad = options.dilation * (options.kernel / 2);
+  if (options.in_channels % options.groups != 0 || options.out_channels % options.groups != 0 ||
+      options.out_channels / options.groups % options.block != 0) {
+    throw std::invalid_argument("--groups must divide the channels, --block the output channels of a group");
+  }
   if (!options.timing && options.runs == 0) throw std::invalid_argument("--no-timing needs --runs N");
   if (options.timing && options.runs != 0) throw std::invalid_argument("--runs N needs --no-timing");
   return options;
@@ -182,23 +200,32 @@ std::vector<uint32_t> choose_masks(const PatternSet& set, std::mt19937_64* rng) 
   return masks;
 }
 
-// OIHW weights [out_channels][in_channels][3][3]: round(OC*IC/R) kernels at random places, each with a random pattern.
+// OIHW weights [out_channels][in_channels/groups][kernel][kernel]: round(kernels/R) kernels at random places, whole
+// blocks of them, 3x3 ones with a random pattern.
 std::vector<float> make_weights(const Options& options, std::mt19937_64* rng) {
-  size_t n_kernels = static_cast<size_t>(options.out_channels * options.in_channels);
-  std::normal_distribution<float> normal(0.0f, std::sqrt(2.0f / (9.0f * static_cast<float>(options.in_channels))));
-  std::vector<float> weights(n_kernels * 9);
+  const auto taps = static_cast<size_t>(options.kernel * options.kernel);
+  const auto channels = static_cast<size_t>(options.in_channels / options.groups);
+  const auto block = static_cast<size_t>(options.block);
+  const size_t n_kernels = static_cast<size_t>(options.out_channels) * channels;
+  std::normal_distribution<float> normal(0.0f, std::sqrt(2.0f / static_cast<float>(taps * channels)));
+  std::vector<float> weights(n_kernels * taps);
   for (float& weight : weights) weight = normal(*rng);
   if (options.dense) return weights;
   std::vector<uint32_t> masks = choose_masks(*options.patterns, rng);
   std::uniform_int_distribution<size_t> pick(0, masks.size() - 1);
-  size_t n_kept = static_cast<size_t>(std::llround(static_cast<double>(n_kernels) / options.connectivity));
-  std::vector<size_t> order(n_kernels);
-  for (size_t i = 0; i < n_kernels; ++i) order[i] = i;
+  const size_t n_blocks = n_kernels / block;
+  const auto n_kept = static_cast<size_t>(std::llround(static_cast<double>(n_blocks) / options.connectivity));
+  std::vector<size_t> order(n_blocks);
+  for (size_t i = 0; i < n_blocks; ++i) order[i] = i;
   std::shuffle(order.begin(), order.end(), *rng);
-  for (size_t i = 0; i < n_kernels; ++i) {
-    uint32_t mask = i < n_kept ? masks[pick(*rng)] : 0;
-    for (size_t tap = 0; tap < 9; ++tap) {
-      if (!(mask >> tap & 1)) weights[order[i] * 9 + tap] = 0.0f;
+  for (size_t i = 0; i < n_blocks; ++i) {
+    const uint32_t mask = i >= n_kept ? 0 : options.kernel == 3 ? masks[pick(*rng)] : ~0u;
+    const size_t filter = order[i] / channels * block, channel = order[i] % channels;
+    for (size_t b = 0; b < block; ++b) {
+      for (size_t tap = 0; tap < taps; ++tap) {
+        const bool kept = options.kernel == 3 ? mask >> tap & 1 : mask != 0;
+        if (!kept) weights[((filter + b) * channels + channel) * taps + tap] = 0.0f;
+      }
     }
   }
   return weights;
@@ -213,9 +240,10 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
   pconv_conv_desc conv = {};
   conv.out_channels = options.out_channels;
   conv.in_channels = options.in_channels;
-  conv.groups = 1;
-  conv.kernel_h = conv.kernel_w = 3;
-  conv.stride_h = conv.stride_w = conv.dilation_h = conv.dilation_w = 1;
+  conv.groups = options.groups;
+  conv.kernel_h = conv.kernel_w = options.kernel;
+  conv.stride_h = conv.stride_w = options.stride;
+  conv.dilation_h = conv.dilation_w = options.dilation;
   conv.pad_top = conv.pad_left = conv.pad_bottom = conv.pad_right = options.pad;
   std::vector<float> weights = make_weights(options, rng);
   std::vector<float> bias(static_cast<size_t>(options.out_channels), 0.1f);
@@ -293,7 +321,8 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
 
 void print(const Options& options, const Result& result) {
   double density =
-      static_cast<double>(result.plan.nnz) / static_cast<double>(options.out_channels * options.in_channels * 9);
+      static_cast<double>(result.plan.nnz) / static_cast<double>(options.out_channels * options.in_channels /
+                                                                 options.groups * options.kernel * options.kernel);
   const char* format =
       options.json
           ? "{\"batch\": %lld, \"ic\": %lld, \"oc\": %lld, \"h\": %lld, \"w\": %lld, \"pattern_set\": \"%s\", "

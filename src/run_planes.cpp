@@ -8,9 +8,15 @@
 namespace pconv {
 namespace {
 
-// Places in a thread's scratch, in bytes from its start; the tiles come first. A vector behind the tiles is readable.
+// Most pieces that a strip's planes are copied in: a vector's worth each, and one more where a row or a tile ends.
+int64_t max_moves(const pconv_plan& p) {
+  const int64_t outputs = p.flat.strip_tiles * p.ukernel->info->tile_floats;
+  return outputs / p.flat.lanes + div_up(outputs, p.out_w) + 1 + p.flat.strip_tiles;
+}
+
+// Places in a thread's scratch, in bytes from its start; the tiles come first.
 struct PlanesScratch {
-  CheckedSize sums, phases, begins, total;
+  CheckedSize sums, phases, moves, begins, total;
 
   explicit PlanesScratch(const pconv_plan& p) {
     const CheckedSize bytes = checked(sizeof(float));
@@ -20,8 +26,9 @@ struct PlanesScratch {
     // Of a unit; a group may be filled up to whole ones.
     phases = (sums + (checked(p.conv.out_channels) + checked(1)) * checked(kernel.carry_floats) * bytes)
                  .round_up(kTileAlign);
-    begins = (phases + checked(p.flat.phase_rows) * checked(p.conv.stride_w) * checked(p.flat.phase_floats) * bytes)
-                 .round_up(kTileAlign);
+    const CheckedSize row = checked(p.conv.stride_w) * checked(p.flat.phase_floats);
+    moves = (phases + (checked(p.flat.phase_rows) * row + checked(p.flat.lanes)) * bytes).round_up(kTileAlign);
+    begins = (moves + checked(max_moves(p)) * checked(sizeof(PlaneMove))).round_up(kTileAlign);
     total = (begins + checked(p.flat.strip_tiles + 1) * checked(sizeof(int32_t))).round_up(kTileAlign);
   }
 };
@@ -39,6 +46,8 @@ PackPlanesArgs pack_args(const pconv_plan& p, const PlanesScratch& places, unsig
   pack.plane_floats = p.ukernel->info->tile_floats;
   pack.phase_floats = static_cast<int32_t>(p.flat.phase_floats);
   pack.phases = p.flat.phase_rows > 0 ? reinterpret_cast<float*>(scratch + places.phases.value()) : nullptr;
+  pack.moves = reinterpret_cast<PlaneMove*>(scratch + places.moves.value());
+  pack.max_moves = static_cast<int32_t>(max_moves(p));
   pack.tiles = reinterpret_cast<float*>(scratch);
   return pack;
 }

@@ -1,36 +1,56 @@
-// Splits an image row into phases, so that the inputs of neighbouring outputs lie side by side whatever the stride.
+// Splits image rows into phases, so that the inputs of neighbouring outputs lie side by side whatever the stride.
 // Included by isa.cpp inside the ISA's unnamed namespace.
 
-// Columns x and after of a row of w floats, zeros outside.
-PCONV_INLINE Vec::Reg load_columns(const float* row, int w, int64_t x) {
-  if (x >= 0 && x + Vec::kLanes <= w) return Vec::load_unaligned(row + x);
-  if (x >= w || x + Vec::kLanes <= 0) return Vec::zero();
-  const int begin = x < 0 ? static_cast<int>(-x) : 0;
-  const int end = w - x < Vec::kLanes ? static_cast<int>(w - x) : Vec::kLanes;
-  return Vec::load_lanes(row + x, Vec::lanes(begin, end));
-}
+// Float j of phase p is column x0 + p + j * n_phases of a row of w floats; zeros outside the row.
+class RowSplitter {
+ public:
+  // phase_floats: whole vectors.
+  RowSplitter(int w, int x0, int n_phases, int phase_floats)
+      : w_(w), x0_(x0), n_phases_(n_phases), phase_floats_(phase_floats) {
+    // Loads start at x0 and follow each other: at most one of them has the row's begin inside, and one its end.
+    left_ = Vec::lanes(x0 < 0 ? -x0 % Vec::kLanes : 0, Vec::kLanes);
+    right_ = Vec::lanes(0, (w - x0) % Vec::kLanes);
+  }
 
-// Float j of phase p is column x0 + p + j * n_phases; zeros outside the row. row: w floats, null: all zeros.
-// out: [n_phases][phase_floats], whole vectors.
-inline void split_row(const float* row, int w, int x0, int n_phases, int phase_floats, float* out) {
-  if (row == nullptr) {
-    for (int j = 0; j < n_phases * phase_floats; j += Vec::kLanes) Vec::store(out + j, Vec::zero());
-  } else if (n_phases == 1) {
-    for (int j = 0; j < phase_floats; j += Vec::kLanes) Vec::store(out + j, load_columns(row, w, int64_t{x0} + j));
-  } else if (n_phases == 2) {
-    for (int j = 0; j < phase_floats; j += Vec::kLanes) {
-      const int64_t x = int64_t{x0} + 2 * j;
-      Vec::Reg even, odd;
-      Vec::deinterleave(load_columns(row, w, x), load_columns(row, w, x + Vec::kLanes), &even, &odd);
-      Vec::store(out + j, even);
-      Vec::store(out + phase_floats + j, odd);
+  // out: [n_phases][phase_floats], aligned. row: w floats, null: all zeros.
+  PCONV_INLINE void split(const float* row, float* out) const {
+    if (row == nullptr) {
+      for (int j = 0; j < n_phases_ * phase_floats_; j += Vec::kLanes) Vec::store(out + j, Vec::zero());
+    } else if (n_phases_ == 1) {
+      for (int j = 0; j < phase_floats_; j += Vec::kLanes) Vec::store(out + j, load(row, int64_t{x0_} + j));
+    } else if (n_phases_ == 2) {
+      for (int j = 0; j < phase_floats_; j += Vec::kLanes) {
+        const int64_t x = int64_t{x0_} + 2 * j;
+        Vec::Reg even, odd;
+        Vec::deinterleave(load(row, x), load(row, x + Vec::kLanes), &even, &odd);
+        Vec::store(out + j, even);
+        Vec::store(out + phase_floats_ + j, odd);
+      }
+    } else {
+      split_any(row, out);
     }
-  } else {
-    for (int phase = 0; phase < n_phases; ++phase) {
-      for (int j = 0; j < phase_floats; ++j) {
-        const int64_t x = x0 + phase + int64_t{j} * n_phases;
-        *out++ = x >= 0 && x < w ? row[x] : 0.0f;
+  }
+
+ private:
+  // Columns x and after.
+  PCONV_INLINE Vec::Reg load(const float* row, int64_t x) const {
+    const bool begins = x >= 0, ends = x + Vec::kLanes <= w_;
+    if (begins && ends) return Vec::load_unaligned(row + x);
+    if (x + Vec::kLanes <= 0 || x >= w_) return Vec::zero();
+    if (ends) return Vec::load_lanes(row + x, left_);
+    if (begins) return Vec::load_lanes(row + x, right_);
+    return Vec::load_lanes(row + x, Vec::lanes(static_cast<int>(-x), static_cast<int>(w_ - x)));
+  }
+
+  void split_any(const float* row, float* out) const {
+    for (int phase = 0; phase < n_phases_; ++phase) {
+      for (int j = 0; j < phase_floats_; ++j) {
+        const int64_t x = x0_ + phase + int64_t{j} * n_phases_;
+        *out++ = x >= 0 && x < w_ ? row[x] : 0.0f;
       }
     }
   }
-}
+
+  int w_, x0_, n_phases_, phase_floats_;
+  Vec::Lanes left_, right_;
+};

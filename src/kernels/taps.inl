@@ -84,13 +84,13 @@ class TapsOfPlanes {
 
 // The packing of windows.
 inline void pack_window(const PackTileArgs& args) noexcept {
+  const RowSplitter splitter(args.w, args.x0, args.phases, args.row_floats);
   float* out = args.tile;
   for (int ch = 0; ch < args.n_channels; ++ch) {
     const float* plane = args.image + ch * args.channel_stride;
     for (int i = 0; i < args.tile_rows; ++i, out += args.phases * args.row_floats) {
       const int y = args.y0 + i;
-      const float* row = y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr;
-      split_row(row, args.w, args.x0, args.phases, args.row_floats, out);
+      splitter.split(y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr, out);
     }
   }
 }

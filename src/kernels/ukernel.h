@@ -122,6 +122,12 @@ struct Plane {
   int32_t ky, kx;
 };
 
+// A vector's worth of a plane, or less, on its way into a tile; places in floats.
+struct PlaneMove {
+  ptrdiff_t from, to;
+  int32_t n_read, n_written;
+};
+
 // Writes the planes of some tiles (im2col): tile t holds, plane by plane, plane_floats inputs of the outputs
 // tile_begin[t] .. tile_begin[t + 1] - 1, an image's outputs numbered row by row; zeros outside the image.
 struct PackPlanesArgs {
@@ -137,8 +143,11 @@ struct PackPlanesArgs {
   // Rows that a channel's taps read, split into stride_w phases of phase_floats each: float j of phase p is column
   // p + j * stride_w - pad_left of the image. The first row is row first_row of the image.
   float* phases;  // null: a plane is the image's channel, as one row of out_w floats
+  // A vector behind the last one is readable.
   int32_t n_rows, first_row, phase_floats;
-  float* tiles;  // [n_tiles][n_planes][plane_floats], a vector more behind the last
+  PlaneMove* moves;  // [max_moves] scratch
+  int32_t max_moves;
+  float* tiles;  // [n_tiles][n_planes][plane_floats]
 };
 
 using TileFn = void (*)(const TileArgs&) noexcept;
