@@ -119,13 +119,14 @@ class LayerPruning:
     patterns: dict[int, int]  # mask of the non-zero taps (bit ky*kw+kx) -> kernels
     kernels_per_filter: Spread
     reason: str
+    block: int = 1  # consecutive filters that were made to keep the same kernels
 
     @property
     def density(self) -> float:
         return self.nnz / self.total if self.total else 1.0
 
     @classmethod
-    def of(cls, name: str, weight: npt.NDArray[Any], groups: int, reason: str) -> LayerPruning:
+    def of(cls, name: str, weight: npt.NDArray[Any], groups: int, reason: str, block: int = 1) -> LayerPruning:
         """Counts the non-zero weights of an OIHW array."""
         shape = tuple(int(n) for n in weight.shape)
         kept = weight.reshape(shape[0], shape[1], -1) != 0
@@ -141,6 +142,7 @@ class LayerPruning:
             patterns=mask_counts(kept.reshape(-1, kept.shape[2])),
             kernels_per_filter=Spread.of(kernels.sum(axis=1)),
             reason=reason,
+            block=block,
         )
 
 
