@@ -84,11 +84,18 @@ def connectivity_keep(values: Float64, count: int, balance: str | None = None, b
     energy = np.zeros(shape[0] * shape[1])
     for square in _squares(values, block):
         energy += square
-    if balance == "filter":
-        energy = energy.reshape(shape)
-    keep = np.zeros(energy.shape, dtype=bool)
-    np.put_along_axis(keep, np.argsort(-energy, axis=-1, kind="stable")[..., :count], True, axis=-1)
+    keep = _largest(energy.reshape(shape if balance == "filter" else (1, -1)), count)
     return np.repeat(keep.reshape(shape), block, axis=0)
+
+
+def _largest(values: Float64, count: int) -> Keep:
+    """The `count` largest of each row [rows, n], ties by lowest index. A partition takes a fifth of a sort's time."""
+    at = values.shape[1] - count
+    least = np.partition(values, at, axis=1)[:, at : at + 1]
+    above, tied = values > least, values == least
+    left = count - np.count_nonzero(above, axis=1, keepdims=True)
+    keep: Keep = above | (tied & (np.cumsum(tied, axis=1) <= left))
+    return keep
 
 
 def kernels_to_keep(shape: Iterable[int], rate: float, balance: str | None = None, block: int = 1) -> int:

@@ -46,6 +46,10 @@ def layer_kind(shape: Sequence[int], groups: int = 1) -> str:
 def mask_counts(kept: npt.NDArray[np.bool_]) -> dict[int, int]:
     """How often each mask comes among kernels [K, taps]: {mask (bit t = tap t): count}, most frequent first (ties:
     lowest mask). Kernels that keep nothing are left out."""
+    taps = kept.shape[1]
+    if taps <= 16:  # counted by value: sorting the kernels of a network takes seconds
+        counts = np.bincount(kept @ (1 << np.arange(taps)), minlength=1 << taps)
+        return _by_count({int(mask): int(counts[mask]) for mask in np.flatnonzero(counts) if mask})
     packed = np.packbits(kept[kept.any(axis=1)], axis=1, bitorder="little")
     rows, counts = np.unique(packed, axis=0, return_counts=True)
     found = {int.from_bytes(row.tobytes(), "little"): int(n) for row, n in zip(rows, counts, strict=True)}
