@@ -90,6 +90,8 @@ def connectivity_keep(values: Float64, count: int, balance: str | None = None, b
 
 def _largest(values: Float64, count: int) -> Keep:
     """The `count` largest of each row [rows, n], ties by lowest index. A partition takes a fifth of a sort's time."""
+    if count == 0:
+        return np.zeros(values.shape, dtype=bool)
     at = values.shape[1] - count
     least = np.partition(values, at, axis=1)[:, at : at + 1]
     above, tied = values > least, values == least

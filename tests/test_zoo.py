@@ -18,16 +18,7 @@ from pconv_ops.zoo import (
     vgg16_cifar,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """torch's threads spin while they wait: on a busy machine these small layers would take ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 BLOCKS = (BasicBlock, Bottleneck, InvertedResidual)
 
 CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
