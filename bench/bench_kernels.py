@@ -12,7 +12,8 @@ import pytest
 from shape_list import read_shapes, shape_id
 
 from pconv_ops import _native
-from pconv_ops.benchmark import BenchOptions, gflops, pack_conv, single_case
+from pconv_ops.benchmark import gflops
+from pconv_ops.cases import BenchOptions, pack_conv, single_case
 
 SHAPES = [s for net in ("vgg16", "vgg16_cifar") for s in read_shapes(net).values() if s.ic == s.oc]
 SUPPORTED = [row["name"] for row in _native.isas() if row["supported"]]

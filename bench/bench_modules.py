@@ -12,7 +12,8 @@ import torch
 from shape_list import read_shapes, shape_id
 
 from pconv_ops import PatternConv2d, conv2d, set_num_threads
-from pconv_ops.benchmark import BenchOptions, LayerSpec, check_result, pack_conv, single_case
+from pconv_ops.benchmark import check_result
+from pconv_ops.cases import BenchOptions, LayerSpec, pack_conv, single_case
 
 SHAPES = list(read_shapes("vgg16").values())
 SMALL = LayerSpec(64, 64, 8, 8)

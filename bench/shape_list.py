@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pconv_ops.benchmark import LayerSpec
+from pconv_ops.cases import LayerSpec
 
 
 def read_shapes(name: str) -> dict[str, LayerSpec]:

@@ -11,27 +11,22 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from . import _native
+from .cases import BenchOptions, ConvCase, LayerSpec, convs, net_cases, pack_conv, single_case
 from .convert import convert
 from .info import cpu_info
 from .modules import PatternConv2d
 from .ops import conv2d
-from .packing import pack
-from .patterns import named_patterns
-from .prune import prune_
-from .report import PruneReport, format_table, layer_kind
+from .report import format_table, layer_kind
 from .threads import get_num_threads, restored_num_threads, set_num_threads
 from .timing import interleave, keep_freed_memory
-from .zoo import NETS
 
 T = TypeVar("T")
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -48,42 +43,6 @@ PEAK_ROUNDS = 5
 
 class WrongResult(RuntimeError):
     """Ours and the dense run disagree by more than TOLERANCE: a time would mean nothing."""
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What to prune and how to run. threads: None = pconv_ops.get_num_threads(); isa: None = the best of this CPU."""
-
-    connectivity: float = 3.1
-    connectivity_1x1: float | None = None
-    patterns: str = "scp4"
-    threads: int | None = None
-    isa: str | None = None
-    block: int = 1
-    rounds: int = 7
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One convolution to time alone: [1, ic, h, w] in, padding dilation * (kernel // 2)."""
-
-    ic: int
-    oc: int
-    h: int
-    w: int
-    stride: int = 1
-    kernel: int = 3
-    groups: int = 1
-    dilation: int = 1
-
-
-@dataclass(frozen=True)
-class ConvCase:
-    """A convolution of a pruned network and an input for it, fp32 [n, ic, h, w]."""
-
-    name: str
-    conv: nn.Conv2d
-    x: torch.Tensor
 
 
 def no_track(items: Sequence[T], label: str) -> Iterable[T]:
@@ -144,78 +103,6 @@ def time_against_dense(
     return ms.get("ours", ms[layout]), ms[layout], layout
 
 
-# ---- networks and layers ---------------------------------------------------------------------------------------------
-
-
-def prune_by(model: nn.Module, options: BenchOptions, named: Sequence[str] = ()) -> PruneReport:
-    """prune_ with the options' rates and patterns; `named`: the only layers to lose kernels, of any size but 1x1."""
-    return prune_(
-        model,
-        patterns=named_patterns(options.patterns),
-        connectivity=dict.fromkeys(named, options.connectivity) if named else options.connectivity,
-        connectivity_1x1=options.connectivity_1x1,
-        block=options.block,
-    )
-
-
-def seeded_net(net: str) -> nn.Module:
-    """The zoo net `net`, He-normal weights from seed 0; the caller's random state is left alone."""
-    if net not in NETS:
-        raise ValueError(f"net: got {net!r}, allowed: {', '.join(NETS)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return NETS[net].factory().eval()
-
-
-def random_input(*shape: int) -> torch.Tensor:
-    """Normal fp32 numbers from seed 0."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def conv_cases(model: nn.Module, x: torch.Tensor, prefix: str = "") -> list[ConvCase]:
-    """Every nn.Conv2d of `model` in calling order with the input it meets when the model runs on x."""
-    cases: list[ConvCase] = []
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
-            cases.append(ConvCase(prefix + name, conv, inputs[0].clone()))
-
-        return hook
-
-    hooks = [conv.register_forward_pre_hook(note(name)) for name, conv in convs(model)]
-    try:
-        with torch.inference_mode():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return cases
-
-
-def convs(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
-    """(name, module) of every nn.Conv2d."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-
-
-def pack_conv(conv: nn.Conv2d) -> _native.PackedConv:
-    """The packed form of a module."""
-    return pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def single_case(spec: LayerSpec, options: BenchOptions) -> ConvCase:
-    """A pruned convolution of its own (He-normal, seed 0). `connectivity` is its rate, whatever its kernel size."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        padding = spec.dilation * (spec.kernel // 2)
-        conv = nn.Conv2d(spec.ic, spec.oc, spec.kernel, spec.stride, padding, spec.dilation, spec.groups).eval()
-        nn.init.kaiming_normal_(conv.weight)
-    if spec.kernel == 1 and options.connectivity_1x1 is None:
-        options = replace(options, connectivity_1x1=options.connectivity)
-    layer = nn.Sequential(OrderedDict(layer=conv))
-    prune_by(layer, options, named=("layer",) if spec.kernel not in (1, 3) else ())
-    return ConvCase("layer", conv, random_input(1, spec.ic, spec.h, spec.w))
-
-
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -224,13 +111,13 @@ def gflops(nnz_positions: float, ms: float) -> float:
     return 2e-6 * nnz_positions / ms
 
 
-def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int) -> Row:
-    """Row of one layer. A layer that pruning left dense runs on torch on both sides."""
+def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int, forced: bool = False) -> Row:
+    """Row of one layer. A layer that pruning left dense runs on torch on both sides, unless ours is forced."""
     conv, x = case.conv, case.x
     n, _, h, w = x.shape
     nnz, total = int(torch.count_nonzero(conv.weight)), conv.weight.numel()
     kind, ours = "dense", None
-    if nnz < total:
+    if forced or nnz < total:
         kind = layer_kind(conv.weight.shape, conv.groups)
         packed = pack_conv(conv)
         packed.plan_info(n, h, w)  # a layer that cannot run yet says so before anything is timed
@@ -246,7 +133,8 @@ def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int) ->
     row: Row = dict.fromkeys(ROW_KEYS)
     row.update(layer=case.name, scope="layer", kind=kind, ic=conv.in_channels, oc=conv.out_channels)
     row.update(h=h, w=w, kernel=conv.kernel_size[0], stride=conv.stride[0], groups=conv.groups)
-    row.update(dilation=conv.dilation[0], density=nnz / total, ms=ms, dense_ms=dense_ms, dense_layout=layout)
+    row.update(dilation=conv.dilation[0], block=case.block, density=nnz / total)
+    row.update(ms=ms, dense_ms=dense_ms, dense_layout=layout)
     row["useful_gflops"] = gflops(nnz * positions, ms)
     row["peak_fraction"] = row["useful_gflops"] / peak
     return row
@@ -271,7 +159,7 @@ def net_rows(model: nn.Module, x: torch.Tensor, layers: Sequence[Row], options: 
     rows = []
     for scope, (scope_ms, scope_dense_ms, scope_layout) in scopes.items():
         row: Row = dict.fromkeys(ROW_KEYS)
-        row.update(scope=scope, density=density, ms=scope_ms, useful_gflops=work / scope_ms)
+        row.update(scope=scope, block=options.block, density=density, ms=scope_ms, useful_gflops=work / scope_ms)
         row.update(dense_ms=scope_dense_ms, dense_layout=scope_layout)
         rows.append(row)
     return rows
@@ -279,39 +167,43 @@ def net_rows(model: nn.Module, x: torch.Tensor, layers: Sequence[Row], options: 
 
 def finish_rows(rows: list[Row], net: str | None, options: BenchOptions, isa: str, threads: int) -> list[Row]:
     """Fills in what all rows share; a net's rows are measured by the highest peak of its layers."""
-    peak = max(row["useful_gflops"] / row["peak_fraction"] for row in rows if row["scope"] == "layer")
+    peak = peak_of(rows)
     for row in rows:
-        row.update(net=net, block=options.block, pattern_set=options.patterns, isa=isa, threads=threads, backend="cpu")
+        row.update(net=net, pattern_set=options.patterns, isa=isa, threads=threads, backend="cpu")
         if row["scope"] != "layer":
             row["peak_fraction"] = row["useful_gflops"] / peak
         row["speedup"] = row["dense_ms"] / row["ms"]
     return rows
 
 
+def peak_of(rows: Iterable[Row]) -> float:
+    """The FMA peak, in GFLOP/s, that the fractions of rows refer to; the highest one. 0 where no row did any work."""
+    fractions = [(row["useful_gflops"], row["peak_fraction"]) for row in rows if row["peak_fraction"]]
+    return max((rate / fraction for rate, fraction in fractions), default=0.0)
+
+
 def bench_net(net: str, options: BenchOptions, track: Track = no_track) -> list[Row]:
-    """A row per convolution of the zoo net's convolutional part, then the conv_sum and whole_net rows."""
-    model = seeded_net(net).features
-    prune_by(model, options)
-    x = random_input(1, 3, NETS[net].size, NETS[net].size)
+    """A row per convolution of the zoo net's benchmarked part, then the conv_sum and whole_net rows."""
+    model, x, cases = net_cases(net, options)
     with runtime(options) as (isa, threads):
-        cases = [replace(c, x=random_input(*c.x.shape)) for c in conv_cases(model, x, "features.")]
         rows = [bench_case(case, options, isa, threads) for case in track(cases, net)]
         rows += net_rows(model, x, rows, options)
     return finish_rows(rows, net, options, isa, threads)
 
 
 def bench_layer(spec: LayerSpec, options: BenchOptions) -> list[Row]:
-    """One row: a pruned convolution of its own."""
+    """One row: a pruned convolution of its own, on ours even where pruning leaves it dense."""
     case = single_case(spec, options)
     with runtime(options) as (isa, threads):
-        rows = [bench_case(case, options, isa, threads)]
+        rows = [bench_case(case, options, isa, threads, forced=True)]
     return finish_rows(rows, None, options, isa, threads)
 
 
 def rows_text(rows: Sequence[Row], deviations: Mapping[str, float] | None = None) -> str:
     """The layer rows as a table, with a column of deviations by layer name if given; below it the rows of the net and
     the conditions that all rows share."""
-    columns = {"layer": "layer", "kind": "kind", "ic": "ic", "oc": "oc", "h": "h", "w": "w", "density": "density"}
+    columns = {"layer": "layer", "kind": "kind", "ic": "ic", "oc": "oc", "h": "h", "w": "w"}
+    columns |= {"stride": "stride", "block": "block", "density": "density"}
     columns |= {"ms": "ms", "useful_gflops": "GFLOP/s", "peak_fraction": "of peak"}
     columns |= {"dense_ms": "torch ms", "dense_layout": "torch layout", "speedup": "speedup"}
     layers = [row for row in rows if row["scope"] == "layer"]
@@ -324,11 +216,15 @@ def rows_text(rows: Sequence[Row], deviations: Mapping[str, float] | None = None
         if row["scope"] != "layer":
             lines.append(
                 f"{row['scope']}: {row['ms']:.2f} ms, torch {row['dense_ms']:.2f} ms ({row['dense_layout']}):"
-                f" {row['speedup']:.2f}x faster, {row['useful_gflops']:.1f} useful GFLOP/s"
+                f" speedup {row['speedup']:.2f}, {row['useful_gflops']:.1f} useful GFLOP/s"
             )
-    peak = rows[0]["useful_gflops"] / rows[0]["peak_fraction"]
-    conditions = f"{rows[0]['threads']} thread(s), {rows[0]['isa']}, FMA peak {peak:.0f} GFLOP/s"
-    return "\n".join([*lines, f"{conditions}, {cpu_info()['model']}"])
+    return "\n".join([*lines, conditions_text(rows)])
+
+
+def conditions_text(rows: Sequence[Row]) -> str:
+    """The line of what all rows share."""
+    conditions = f"{rows[0]['threads']} thread(s), {rows[0]['isa']}, FMA peak {peak_of(rows):.0f} GFLOP/s"
+    return f"{conditions}, {cpu_info()['model']}"
 
 
 # ---- cost of a call --------------------------------------------------------------------------------------------------

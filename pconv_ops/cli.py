@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .patterns import PATTERN_SETS, named_patterns
 
 if TYPE_CHECKING:
-    from .benchmark import BenchOptions, LayerSpec
+    from .cases import BenchOptions, LayerSpec
 
 PACKED_MAGIC = b"PCONVPK\n"
-NETS = ("vgg16", "vgg16_cifar")  # of zoo.py, which needs torch
+NETS = (  # of zoo.py, which needs torch
+    *("vgg16", "vgg16_cifar", "resnet18", "resnet18_cifar", "resnet50", "resnet50_cifar"),
+    *("mobilenet_v2", "mobilenet_v2_cifar"),
+)
 EXTRAS = {"torch": "torch", "matplotlib": "bench", "PIL": "bench", "tqdm": "bench"}
 
 
@@ -119,8 +122,14 @@ def build_parser() -> Parser:
     bench.add_argument("--groups", type=positive_int, metavar="G", help="with --layer (default 1)")
     bench.add_argument("--dilation", type=positive_int, metavar="D", help="with --layer (default 1)")
     bench.add_argument(
-        "--block", type=positive_int, default=1, metavar="B", help="filters that share kernels (default 1)"
+        "--block",
+        type=positive_int,
+        default=1,
+        metavar="B",
+        help="filters that keep the same kernels (default 1); in a net: of 1x1 layers",
     )
+    bench.add_argument("--sweep", choices=("density",), help="time one layer, or one of each kind, at all densities")
+    bench.add_argument("--plot", metavar="FILE", help="with --sweep: also draw a PNG")
     add_pruning(bench)
     add_running(bench)
     bench.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
@@ -172,26 +181,52 @@ def run_demo(args: argparse.Namespace) -> None:
 
 def run_bench(args: argparse.Namespace) -> None:
     """pconv bench"""
-    if args.json is not None and not Path(args.json).resolve().parent.is_dir():
-        raise UsageError(f"--json: the folder of {args.json} does not exist")
-    from . import benchmark
-
-    options = bench_options(args)
-    if args.net is not None:
-        alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]
-        if alone:
-            raise UsageError(f"--{alone[0]}: only with --layer")
-        rows = benchmark.bench_net(args.net, options, track)
-    else:
-        rows = benchmark.bench_layer(layer_spec(args), options)
-    print(benchmark.rows_text(rows))
+    for option, path in (("--json", args.json), ("--plot", args.plot)):
+        if path is not None and not Path(path).resolve().parent.is_dir():
+            raise UsageError(f"{option}: the folder of {path} does not exist")
+    if args.plot is not None and args.sweep is None:
+        raise UsageError("--plot: only with --sweep")
+    alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]
+    if args.net is not None and alone:
+        raise UsageError(f"--{alone[0]}: only with --layer")
+    rows = swept_rows(args) if args.sweep is not None else bench_rows(args)
     if args.json is not None:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
+def bench_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times a net's layers or one layer; prints and returns the rows."""
+    from . import benchmark
+
+    options = bench_options(args)
+    if args.net is not None:
+        rows = benchmark.bench_net(args.net, options, track)
+    else:
+        rows = benchmark.bench_layer(layer_spec(args), options)
+    print(benchmark.rows_text(rows))
+    return rows
+
+
+def swept_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Times layers at all densities; prints and draws them, returns the rows."""
+    from . import sweep
+
+    if args.plot is not None:
+        import matplotlib  # noqa: F401  missing, it is missed before minutes of timing
+    options = bench_options(args)
+    if args.net is not None:
+        sweeps = sweep.sweep_net(args.net, options, track)
+    else:
+        sweeps = sweep.sweep_layer(layer_spec(args), options, track)
+    print(sweep.sweeps_text(sweeps))
+    if args.plot is not None:
+        sweep.draw_sweeps(args.plot, sweeps)
+    return [row for swept in sweeps for row in swept.rows]
+
+
 def bench_options(args: argparse.Namespace) -> BenchOptions:
     """The options of a bench command line."""
-    from .benchmark import BenchOptions
+    from .cases import BenchOptions
 
     return BenchOptions(
         connectivity=args.connectivity,
@@ -205,7 +240,7 @@ def bench_options(args: argparse.Namespace) -> BenchOptions:
 
 def layer_spec(args: argparse.Namespace) -> LayerSpec:
     """The layer of --layer, --kernel, --groups and --dilation."""
-    from .benchmark import LayerSpec
+    from .cases import LayerSpec
 
     ic, oc, h, w, *stride = args.layer
     groups = args.groups or 1
@@ -245,11 +280,11 @@ def packed_layers(args: argparse.Namespace) -> list[tuple[str, Any]]:
         return [(n, pack(w, groups=conv_groups(w))) for n, w in track(list(weights.items()), "packing")]
     if args.target not in NETS:
         raise UsageError(f"{args.target}: neither a file nor one of {', '.join(NETS)}")
-    from . import benchmark
+    from .cases import BenchOptions, convs, pack_conv, prune_by, seeded_net
 
-    model = benchmark.seeded_net(args.target)
-    benchmark.prune_by(model, benchmark.BenchOptions(args.connectivity, args.connectivity_1x1, args.patterns))
-    return [(name, benchmark.pack_conv(conv)) for name, conv in track(benchmark.convs(model), "packing")]
+    model = seeded_net(args.target)
+    prune_by(model, BenchOptions(args.connectivity, args.connectivity_1x1, args.patterns))
+    return [(name, pack_conv(conv)) for name, conv in track(convs(model), "packing")]
 
 
 def pattern_text(layers: Sequence[Any]) -> str:

@@ -16,20 +16,17 @@ from torch import nn
 
 from .benchmark import (
     TOLERANCE,
-    BenchOptions,
     Row,
     Track,
     bench_case,
     check_result,
-    conv_cases,
-    convs,
     finish_rows,
-    prune_by,
+    peak_of,
     rows_text,
     runtime,
-    seeded_net,
     time_against_dense,
 )
+from .cases import BenchOptions, conv_cases, convs, prune_by, seeded_net
 from .convert import convert
 from .plots import LayerSpeed, save_speed_picture
 from .report import ConvertReport, PruneReport
@@ -156,9 +153,8 @@ def run(image: str | None, threads: int | None, out: Path, track: Track) -> Demo
         rows = [bench_case(case, options, isa, n_threads) for case in track(conv_cases(model, x), "timing layers")]
         ms, dense_ms, _ = time_against_dense("whole net", lambda: fast(x), model, x, options.rounds)
     finish_rows(rows, NET, options, isa, n_threads)
-    peak = max(row["useful_gflops"] / row["peak_fraction"] for row in rows)
     picture = out / "demo.png"
-    draw(picture, rows, pruned, peak, n_threads, isa)
+    draw(picture, rows, pruned, peak_of(rows), n_threads, isa)
     return DemoResult(str(path), pruned, fast.report, rows, deviations, images_differ, (ms, dense_ms), picture)
 
 

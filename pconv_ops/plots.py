@@ -83,6 +83,56 @@ def draw_histogram(axes: Any, patterns: Mapping[int, int]) -> None:
     axes.set_title("Patterns", fontsize=11, loc="left")
 
 
+@dataclass(frozen=True)
+class SweepLine:
+    """Milliseconds of a layer at rising densities (0..1), ours and dense; break_even: density, None = never slower."""
+
+    name: str
+    densities: Sequence[float]
+    ours: Sequence[float]
+    dense: Sequence[float]
+    break_even: float | None
+
+
+def draw_sweep(axes: Any, line: SweepLine) -> None:
+    """Time against density of ours and of the dense run; the break-even is a dashed line with its density."""
+    percent = [100 * density for density in line.densities]
+    axes.plot(percent, line.dense, color="#8a8a8a", marker="o", markersize=3, label="torch, dense")
+    axes.plot(percent, line.ours, color=OURS, marker="o", markersize=3, label="pconv_ops")
+    highest = max([*line.ours, *line.dense])
+    if line.break_even is not None:
+        at = 100 * line.break_even
+        axes.axvline(at, color="#555555", linestyle="--", linewidth=1)
+        axes.annotate(f"break-even {at:.0f} %", (at, 0), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set_ylim(0, highest * 1.1)
+    axes.set_xlim(0, max(percent))
+    axes.set_xlabel("kept weights, %")
+    axes.set_ylabel("ms")
+    axes.set_title(line.name, fontsize=11, loc="left")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_sweep_picture(path: str | Path, title: str, lines: Sequence[SweepLine]) -> None:
+    """Writes a PNG: a diagram for each line, two in a row. ValueError for no lines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not lines:
+        raise ValueError("lines: expected at least one")
+    columns = min(2, len(lines))
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(6.5 * columns, 4 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, line in zip(places, lines, strict=False):
+        draw_sweep(axes, line)
+    for axes in places[len(lines) :]:
+        axes.set_visible(False)
+    figure.suptitle(title, fontsize=12, ha="left", x=0.01)
+    figure.savefig(path, dpi=110, format="png")
+
+
 def save_speed_picture(
     path: str | Path,
     title: str,

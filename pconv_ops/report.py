@@ -46,6 +46,10 @@ def layer_kind(shape: Sequence[int], groups: int = 1) -> str:
 def mask_counts(kept: npt.NDArray[np.bool_]) -> dict[int, int]:
     """How often each mask comes among kernels [K, taps]: {mask (bit t = tap t): count}, most frequent first (ties:
     lowest mask). Kernels that keep nothing are left out."""
+    taps = kept.shape[1]
+    if taps <= 16:  # counted by value: sorting the kernels of a network takes seconds
+        counts = np.bincount(kept @ (1 << np.arange(taps)), minlength=1 << taps)
+        return _by_count({int(mask): int(counts[mask]) for mask in np.flatnonzero(counts) if mask})
     packed = np.packbits(kept[kept.any(axis=1)], axis=1, bitorder="little")
     rows, counts = np.unique(packed, axis=0, return_counts=True)
     found = {int.from_bytes(row.tobytes(), "little"): int(n) for row, n in zip(rows, counts, strict=True)}
@@ -119,13 +123,14 @@ class LayerPruning:
     patterns: dict[int, int]  # mask of the non-zero taps (bit ky*kw+kx) -> kernels
     kernels_per_filter: Spread
     reason: str
+    block: int = 1  # consecutive filters that were made to keep the same kernels
 
     @property
     def density(self) -> float:
         return self.nnz / self.total if self.total else 1.0
 
     @classmethod
-    def of(cls, name: str, weight: npt.NDArray[Any], groups: int, reason: str) -> LayerPruning:
+    def of(cls, name: str, weight: npt.NDArray[Any], groups: int, reason: str, block: int = 1) -> LayerPruning:
         """Counts the non-zero weights of an OIHW array."""
         shape = tuple(int(n) for n in weight.shape)
         kept = weight.reshape(shape[0], shape[1], -1) != 0
@@ -141,6 +146,7 @@ class LayerPruning:
             patterns=mask_counts(kept.reshape(-1, kept.shape[2])),
             kernels_per_filter=Spread.of(kernels.sum(axis=1)),
             reason=reason,
+            block=block,
         )
 
 

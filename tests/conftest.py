@@ -1,5 +1,7 @@
 """Test tiers: `make test` leaves out what is marked soak, `make soak` (pytest --soak) runs everything."""
 
+from functools import lru_cache
+
 import pytest
 
 
@@ -24,9 +26,21 @@ def soak(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Benchmark rounds of one call, without pauses: for tests of everything but the timing."""
-    from pconv_ops import benchmark, timing  # only where torch is wanted
+    """Benchmark rounds of one call, without pauses, one peak for all: for tests of everything but the timing."""
+    from pconv_ops import _native, benchmark, timing  # only where torch is wanted
 
     for name in ("MIN_ROUND_S", "QUIET_S", "WARM_S"):
         monkeypatch.setattr(timing, name, 0.0)
     monkeypatch.setattr(benchmark, "PEAK_ROUNDS", 1)
+    monkeypatch.setattr(_native, "measure_peak", lru_cache(_native.measure_peak))
+
+
+@pytest.fixture
+def one_thread():
+    """torch's threads spin while they wait: on a busy machine small layers would take ten times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

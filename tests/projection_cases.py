@@ -1,9 +1,12 @@
-"""Weights and pattern sets for the tests of the projections and of what uses them."""
+"""Weights, networks and pattern sets for the tests of the projections and of what uses them."""
+
+from collections import OrderedDict
 
 import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pconv_ops.patterns import SCP4, PatternSet
 
@@ -31,3 +34,19 @@ weights_3x3 = st.builds(
 
 def kernels_kept(weight):
     return int(torch.count_nonzero(weight.detach().flatten(2).abs().sum(2)))
+
+
+def mixed_net():
+    torch.manual_seed(0)
+    layers = OrderedDict(
+        stem=nn.Conv2d(3, 16, 3),
+        body=nn.Conv2d(16, 24, 3),
+        grouped=nn.Conv2d(24, 24, 3, groups=2),
+        depthwise=nn.Conv2d(24, 24, 3, groups=24),
+        pointwise=nn.Conv2d(24, 32, 1),
+        wide=nn.Conv2d(32, 16, 5),
+        up=nn.ConvTranspose2d(16, 16, 3),
+        norm=nn.BatchNorm2d(16),
+        linear=nn.Linear(16, 10),
+    )
+    return nn.Sequential(layers)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from pconv_ops import _native, benchmark
 from pconv_ops._native import BackendUnavailable
-from pconv_ops.benchmark import BenchOptions, LayerSpec, WrongResult
+from pconv_ops.benchmark import WrongResult
+from pconv_ops.cases import BenchOptions, LayerSpec
 from pconv_ops.threads import get_num_threads
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -43,7 +43,7 @@ def test_wrong_result_is_an_error(quick, monkeypatch):
 # ---- rows
 
 
-def check_row(row, out_h, out_w):
+def check_row(row, out_h, out_w, block=1):
     """Numbers of a layer row that follow from others of it."""
     assert tuple(row) == benchmark.ROW_KEYS
     total = row["oc"] * row["ic"] // row["groups"] * row["kernel"] ** 2
@@ -52,7 +52,7 @@ def check_row(row, out_h, out_w):
     assert row["speedup"] == pytest.approx(row["dense_ms"] / row["ms"])
     assert row["peak_fraction"] > 0
     assert row["dense_layout"] in ("nchw", "channels_last")
-    assert row["backend"] == "cpu" and row["block"] == 1 and row["isa"] == _native.current_isa()
+    assert row["backend"] == "cpu" and row["block"] == block and row["isa"] == _native.current_isa()
 
 
 def test_net_rows(quick):
@@ -102,15 +102,42 @@ def test_forced_isa_really_runs(quick):
     assert row["isa"] == "scalar"
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [LayerSpec(32, 32, 8, 8, stride=2), LayerSpec(32, 32, 8, 8, dilation=2), LayerSpec(32, 32, 8, 8, kernel=5)],
-    ids=["stride", "dilation", "kernel"],
-)
-def test_any_geometry_is_timed_and_its_result_checked(quick, spec):
+@pytest.mark.parametrize("name", ["resnet18_cifar", "mobilenet_v2_cifar"])
+def test_rows_of_nets_with_normalisation(quick, name):
+    options = BenchOptions(connectivity_1x1=3.1, block=4, threads=1, rounds=1)
+    rows = benchmark.bench_net(name, options)
+    assert json.loads(json.dumps(rows)) == rows
+    layers, (conv_sum, whole_net) = rows[:-2], rows[-2:]
+    assert len(layers) == {"resnet18_cifar": 20, "mobilenet_v2_cifar": 52}[name]
+    assert len({row["layer"] for row in layers}) == len(layers)
+    for row in layers:
+        check_row(row, -(-row["h"] // row["stride"]), -(-row["w"] // row["stride"]), 4 if row["kernel"] == 1 else 1)
+    assert layers[0]["kind"] == "dense" and not any(row["kind"] == "dense" for row in layers[1:])
+    assert (conv_sum["scope"], whole_net["scope"]) == ("conv_sum", "whole_net")
+    assert conv_sum["block"] == whole_net["block"] == 4 and whole_net["ms"] > 0
+
+
+GEOMETRIES = {
+    "stride": (LayerSpec(32, 32, 8, 8, stride=2), "conv3x3", 4 / 9 / 3.1),
+    "dilation": (LayerSpec(32, 32, 8, 8, dilation=2), "conv3x3", 4 / 9 / 3.1),
+    "5x5": (LayerSpec(32, 32, 8, 8, kernel=5), "conv5x5", 1 / 3.1),
+    "2x2": (LayerSpec(32, 32, 8, 8, kernel=2), "conv2x2", 1 / 3.1),
+    "1x1": (LayerSpec(32, 32, 8, 8, kernel=1, stride=2), "conv1x1", 1 / 3.1),
+    "groups": (LayerSpec(32, 64, 8, 8, groups=4, dilation=2, stride=2), "grouped3x3", 4 / 9 / 3.1),
+    "depthwise": (LayerSpec(32, 32, 9, 8, groups=32, stride=2), "depthwise3x3", 4 / 9),
+    "depthwise 5x5": (LayerSpec(32, 64, 8, 8, groups=32, kernel=5), "depthwise5x5", 1),
+    "stem": (LayerSpec(3, 32, 16, 16, kernel=7, stride=2), "conv7x7", 1),
+}
+
+
+@pytest.mark.parametrize(("spec", "kind", "density"), GEOMETRIES.values(), ids=GEOMETRIES)
+def test_any_geometry_is_timed_on_ours_and_its_result_checked(quick, monkeypatch, spec, kind, density):
+    calls, right = [], benchmark.conv2d
+    monkeypatch.setattr(benchmark, "conv2d", lambda x, packed: calls.append(packed) or right(x, packed))
     (row,) = benchmark.bench_layer(spec, BenchOptions(threads=1))
-    assert (row["stride"], row["dilation"], row["kernel"]) == (spec.stride, spec.dilation, spec.kernel)
-    assert row["density"] < 0.5 and row["ms"] > 0
+    assert [row[key] for key in ("stride", "dilation", "kernel")] == [spec.stride, spec.dilation, spec.kernel]
+    assert row["kind"] == kind and row["density"] == pytest.approx(density, rel=2e-3)
+    assert calls and row["ms"] > 0
 
 
 def test_layer_that_cannot_run_is_refused_before_timing(quick, monkeypatch):
@@ -121,16 +148,11 @@ def test_layer_that_cannot_run_is_refused_before_timing(quick, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [(BenchOptions(block=4), "block"), (BenchOptions(patterns="scp5"), "patterns: got 'scp5', allowed: scp4")],
+    [(BenchOptions(block=65), "block"), (BenchOptions(patterns="scp5"), "patterns: got 'scp5', allowed: scp4")],
 )
 def test_bad_options_are_named(options, match):
     with pytest.raises(ValueError, match=match):
         benchmark.bench_layer(SMALL, options)
-
-
-def test_unknown_net_is_named():
-    with pytest.raises(ValueError, match="vgg16_cifar"):
-        benchmark.bench_net("vgg17", BenchOptions())
 
 
 # ---- parts
@@ -169,49 +191,10 @@ def test_unknown_isa_is_refused_and_leaves_nothing_behind(monkeypatch):
     assert os.environ["PCONV_FORCE_ISA"] == "scalar" and get_num_threads() == before
 
 
-def test_seeded_net_repeats_and_leaves_the_random_state_alone():
-    state = torch.get_rng_state()
-    first, second = benchmark.seeded_net("vgg16_cifar"), benchmark.seeded_net("vgg16_cifar")
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first.features[2].weight, second.features[2].weight)
-
-
-def test_conv_cases_meet_the_inputs_of_the_model():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3)).eval()
-    x = benchmark.random_input(1, 3, 12, 12)
-    cases = benchmark.conv_cases(model, x, "net.")
-    assert [case.name for case in cases] == ["net.0", "net.3"]
-    assert [case.conv for case in cases] == [model[0], model[3]]
-    with torch.inference_mode():
-        assert torch.equal(cases[0].x, x) and torch.equal(cases[1].x, model[:3](x))
-    assert not model[0]._forward_pre_hooks
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_single_case_prunes_every_kernel_size(kernel):
-    conv = benchmark.single_case(LayerSpec(16, 20, 8, 8, kernel=kernel), BenchOptions(connectivity=4.0)).conv
-    kept = int(conv.weight.count_nonzero())
-    assert kept == 80 * {1: 1, 3: 4, 5: 25}[kernel]
-
-
 def test_call_overhead_names_both_ways_to_call(quick):
     cost = benchmark.call_overhead_us(rounds=3)
     assert set(cost) == {"conv2d", "PatternConv2d"}
     assert all(-1e4 < value < 1e6 for value in cost.values())
-
-
-def test_shape_file_lists_every_pruned_shape_of_vgg16(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
-    from shape_list import read_shapes, shape_id
-
-    with torch.device("meta"):
-        model = benchmark.NETS["vgg16"].factory().features
-        cases = benchmark.conv_cases(model, torch.empty(1, 3, 224, 224), "features.")
-    shapes = {c.name: LayerSpec(c.conv.in_channels, c.conv.out_channels, *c.x.shape[-2:]) for c in cases[1:]}
-    listed = read_shapes("vgg16")
-    assert set(listed.values()) == set(shapes.values()) and len(listed) == len(set(listed.values()))
-    assert all(shapes[name] == spec for name, spec in listed.items())
-    assert shape_id(listed["features.5"]) == "64x128x112x112"
 
 
 # ---- bench/

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cli_run import run
 from torch import nn
 
 import pconv_ops
@@ -30,16 +31,6 @@ def small_net():
         nn.Conv2d(32, 64, 1),
         nn.Linear(4, 4),
     )
-
-
-def run(capsys, *arguments):
-    """(status, stdout, stderr) of a command in this process."""
-    try:
-        status = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 # ---- usage
@@ -63,7 +54,15 @@ def run(capsys, *arguments):
         "bench --layer 8,8,8,8 --patterns scp5",
         "bench --layer 8,8,8,8 --threads 0",
         "bench --layer 8,8,8,8 --threads 2000",
-        "bench --layer 8,8,8,8 --block 4",
+        "bench --layer 8,8,8,8 --block 65",
+        "bench --layer 8,8,8,8 --block 0",
+        "bench --net vgg16_cifar --block 4",
+        "bench --net resnet18_cifar --block 4",
+        "bench --layer 8,8,8,8 --sweep time",
+        "bench --layer 8,8,8,8 --sweep density --block 65",
+        "bench --layer 8,8,8,8 --sweep density --plot no/such/folder/x.png",
+        "bench --layer 8,8,8,8 --plot x.png",
+        "bench --net vgg16_cifar --sweep density --kernel 5",
         "bench --layer 8,8,8,8 --isa mmx",
         "bench --layer 8,8,8,8 --json no/such/folder/x.json",
         "inspect no_such_file",
@@ -155,22 +154,6 @@ def test_info_tells_what_is_built_in(capsys):
     status, out, _ = run(capsys, "info")
     assert status == 0 and f"{facts['isa']}: in use" in out
     assert all(name in out for name in facts["ukernels"])
-
-
-# ---- bench
-
-
-def test_bench_prints_a_table_and_writes_json(capsys, quick, tmp_path):
-    path = tmp_path / "rows.json"
-    arguments = ("--layer", "16,24,10,12", "--groups", 2, "--threads", 1, "--isa", "scalar", "--patterns", "random12")
-    status, out, err = run(capsys, "bench", *arguments, "--connectivity", 2, "--json", path)
-    assert (status, err) == (0, "")
-    (row,) = json.loads(path.read_text())
-    assert tuple(row) == benchmark.ROW_KEYS
-    expected = {"ic": 16, "oc": 24, "h": 10, "w": 12, "groups": 2, "stride": 1, "isa": "scalar", "threads": 1}
-    assert {key: row[key] for key in expected} == expected
-    assert row["pattern_set"] == "random12" and row["density"] == pytest.approx(4 / 9 / 2)
-    assert "grouped3x3" in out and "scalar" in out
 
 
 # ---- prune

@@ -9,7 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pconv_ops.patterns import SCP4, PatternSet
-from pconv_ops.plots import FAINT, OURS, LayerSpeed, draw_histogram, draw_speeds, draw_taps, save_speed_picture
+from pconv_ops.plots import (
+    FAINT,
+    OURS,
+    LayerSpeed,
+    SweepLine,
+    draw_histogram,
+    draw_speeds,
+    draw_sweep,
+    draw_taps,
+    save_speed_picture,
+    save_sweep_picture,
+)
 
 LAYERS = [LayerSpeed("features.2", 120.0, 20.0), LayerSpeed("features.5", 90.0, 30.0)]
 
@@ -68,3 +79,25 @@ def test_taps_are_drawn_in_reading_order(axes):
     assert [cell.get_facecolor() == to_rgba(OURS) for cell in cells[:3]] == [False, True, True]
     assert all(cell.get_facecolor() == to_rgba(FAINT) for cell in cells[3:])
     assert cells[0].get_x() < cells[1].get_x() and cells[0].get_y() > cells[3].get_y()
+
+
+@pytest.mark.parametrize("break_even", [0.25, None])
+def test_sweep_draws_both_times_and_marks_the_break_even(axes, break_even):
+    draw_sweep(axes, SweepLine("conv1x1", [0.0, 0.5, 1.0], [1.0, 2.0, 3.0], [1.5, 1.5, 1.5], break_even))
+    dense, ours, *mark = axes.get_lines()
+    assert list(ours.get_xdata()) == [0, 50, 100] and list(ours.get_ydata()) == [1, 2, 3]
+    assert list(dense.get_ydata()) == [1.5] * 3 and axes.get_ylim()[1] > 3
+    if break_even is None:
+        assert not mark and not axes.texts
+    else:
+        assert list(mark[0].get_xdata()) == [25, 25] and axes.texts[0].get_text() == "break-even 25 %"
+
+
+def test_sweep_picture_takes_any_number_of_lines_but_none(tmp_path):
+    line = SweepLine("conv1x1", [0.0, 1.0], [1.0, 2.0], [1.5, 1.5], 0.5)
+    for count in (1, 2, 3):
+        path = tmp_path / f"{count}.png"
+        save_sweep_picture(path, "title", [line] * count)
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ValueError, match="at least one"):
+        save_sweep_picture(tmp_path / "none.png", "title", [])

@@ -1,4 +1,4 @@
-"""The projections of prune.py: what stays, ties, kinds of arrays, what is refused."""
+"""The projections: what stays, ties, kinds of arrays, what is refused."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from projection_cases import FIXED, SETS, kernels_kept, random_weight, weights_3x3
 
 from pconv_ops.patterns import SCP4, PatternSet
-from pconv_ops.prune import project_connectivity, project_patterns
+from pconv_ops.projections import project_connectivity, project_patterns
 
 
 @FIXED
@@ -74,6 +74,32 @@ def test_project_connectivity_keeps_the_count_with_the_largest_norms(seed, shape
     assert np.array_equal(project_connectivity(result, rate, balance), result)
 
 
+@FIXED
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 8]), st.integers(1, 8), st.floats(1, 6))
+def test_project_connectivity_in_blocks_is_the_projection_of_longer_kernels(seed, block, channels, rate):
+    """A row of `block` kernels is one longer kernel, as in a layer with so many fewer filters."""
+    weight = random_weight(seed, 8, channels, 3, 2)
+    stacked = weight.reshape(8 // block, block, channels, 6).transpose(0, 2, 1, 3).reshape(-1, channels, block, 6)
+    for balance in (None, "filter"):
+        if round((channels if balance else stacked.shape[0] * channels) / rate) == 0:
+            continue
+        result = project_connectivity(weight, rate, balance, block)
+        want = project_connectivity(stacked, rate, balance).reshape(-1, channels, block, 6).transpose(0, 2, 1, 3)
+        assert np.array_equal(result, want.reshape(weight.shape))
+
+
+def test_project_patterns_in_blocks_lets_all_filters_vote():
+    weight = np.zeros((4, 1, 3, 3), dtype=np.float32)
+    weight[:, 0] = SCP4.masks[0]
+    weight[1, 0] = 2 * SCP4.masks[3]
+    alone, pairs, all_four = (project_patterns(weight, block=block) for block in (1, 2, 4))
+    assert np.array_equal(alone, weight)
+    assert np.array_equal(pairs[:2, 0], weight[:2, 0] * SCP4.masks[3]) and np.array_equal(pairs[2:], weight[2:])
+    assert np.array_equal(all_four[:, 0], weight[:, 0] * SCP4.masks[3])
+    for block, once in ((2, pairs), (4, all_four)):
+        assert np.array_equal(project_patterns(once, block=block), once)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_projections_of_torch_weights_return_torch(dtype):
     weight = torch.randn(6, 8, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
@@ -101,6 +127,19 @@ def test_projections_of_torch_weights_return_torch(dtype):
         (lambda: project_connectivity(np.ones((2, 2, 3, 3)), "3"), TypeError, "rate"),
         (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 9), ValueError, "none of the 4 kernels of the layer"),
         (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 2, "row"), ValueError, "balance"),
+        (
+            lambda: project_connectivity(np.ones((6, 2, 3, 3)), 2, block=4),
+            ValueError,
+            "4 does not divide the 6 filters",
+        ),
+        (
+            lambda: project_connectivity(np.ones((4, 2, 3, 3)), 9, block=2),
+            ValueError,
+            "4 rows of 2 kernels of the layer",
+        ),
+        (lambda: project_connectivity(np.ones((2, 2, 3, 3)), 2, block=65), ValueError, "block: expected 1..64, got 65"),
+        (lambda: project_patterns(np.ones((6, 2, 3, 3)), block=4), ValueError, "4 does not divide the 6 filters"),
+        (lambda: project_patterns(np.ones((6, 2, 3, 3)), block="2"), TypeError, "block: expected an integer, got str"),
     ],
 )
 def test_projections_refuse(call, error, text):

@@ -8,27 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from projection_cases import FIXED, SETS, kernels_kept, weights_3x3
+from projection_cases import FIXED, SETS, kernels_kept, mixed_net, weights_3x3
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from pconv_ops.prune import project_connectivity, project_patterns, prune_
-
-
-def mixed_net():
-    torch.manual_seed(0)
-    layers = OrderedDict(
-        stem=nn.Conv2d(3, 16, 3),
-        body=nn.Conv2d(16, 24, 3),
-        grouped=nn.Conv2d(24, 24, 3, groups=2),
-        depthwise=nn.Conv2d(24, 24, 3, groups=24),
-        pointwise=nn.Conv2d(24, 32, 1),
-        wide=nn.Conv2d(32, 16, 5),
-        up=nn.ConvTranspose2d(16, 16, 3),
-        norm=nn.BatchNorm2d(16),
-        linear=nn.Linear(16, 10),
-    )
-    return nn.Sequential(layers)
+from pconv_ops.projections import project_connectivity, project_patterns
+from pconv_ops.prune import prune_
 
 
 def changed(model, prune):
@@ -270,7 +255,14 @@ def spoil(model, value=float("nan")):
         ({"connectivity_1x1": {"body": 2}}, ValueError, "connectivity_1x1: 'body' matches no layer.*: pointwise$"),
         ({"connectivity": 1000}, ValueError, "layer 'body': rate: 1000 keeps none of the 384 kernels"),
         ({"connectivity": 40, "balance": "filter"}, ValueError, "layer 'body'.*16 kernels of each filter"),
-        ({"block": 4}, ValueError, "block: expected 1"),
+        ({"block": 0}, ValueError, "block: expected 1..64, got 0"),
+        ({"block": 65}, ValueError, "block: expected 1..64, got 65"),
+        ({"block": 4.0}, TypeError, "block: expected an integer, got float"),
+        ({"block": True}, TypeError, "block: expected an integer, got bool"),
+        ({"block": None}, TypeError, "block: expected an integer, got NoneType"),
+        ({"block": {"body": 0}}, ValueError, r"block\['body'\]: expected 1..64"),
+        ({"block": {"stem": 4}}, ValueError, "block: 'stem' matches no layer.*: body, grouped, pointwise, wide$"),
+        ({"block": 8, "connectivity": 100}, ValueError, "layer 'body'.*none of the 48 rows of 8 kernels"),
         ({"balance": "row"}, ValueError, "balance: expected None or 'filter', got 'row'"),
         ({"patterns": "scp4"}, TypeError, "patterns: expected a PatternSet"),
         ({"skip": ["bodi"]}, ValueError, "skip: no layer 'bodi'; layers: stem, body"),
