@@ -15,15 +15,16 @@ CheckedSize phase_rows(const pconv_conv_desc& c, int64_t out_w, int64_t outputs)
   return checked(rows - 1) * checked(c.stride_h) + checked(c.kernel_h - 1) * checked(c.dilation_h) + checked(1);
 }
 
-CheckedSize phase_floats(const pconv_conv_desc& c, int64_t out_w, int64_t lanes) {
+}  // namespace
+
+CheckedSize phase_row_floats(const pconv_conv_desc& c, int64_t out_w, int64_t lanes) {
   const CheckedSize shift = checked((c.kernel_w - 1) * c.dilation_w / c.stride_w);
   return (checked(out_w) + shift).round_up(static_cast<uint64_t>(lanes));
 }
 
-}  // namespace
-
 CheckedSize phase_bytes(const pconv_conv_desc& c, int64_t out_w, int64_t outputs, int64_t lanes) {
-  return phase_rows(c, out_w, outputs) * checked(c.stride_w) * phase_floats(c, out_w, lanes) * checked(sizeof(float));
+  return phase_rows(c, out_w, outputs) * checked(c.stride_w) * phase_row_floats(c, out_w, lanes) *
+         checked(sizeof(float));
 }
 
 bool is_pointwise(const pconv_conv_desc& c) {
@@ -45,7 +46,7 @@ FlatTiles cut_flat(const pconv_conv_desc& conv, int64_t out_h, int64_t out_w, in
   flat.strip_tiles = div_up(flat.n_tiles, div_up(flat.n_tiles, most));
   if (!is_pointwise(conv)) {
     flat.phase_rows = static_cast<int64_t>(phase_rows(conv, out_w, flat.strip_tiles * vectors * lanes).value());
-    flat.phase_floats = static_cast<int64_t>(phase_floats(conv, out_w, lanes).value());
+    flat.phase_floats = static_cast<int64_t>(phase_row_floats(conv, out_w, lanes).value());
   }
   return flat;
 }

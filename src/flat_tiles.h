@@ -28,6 +28,8 @@ struct FlatTiles {
 
 // Bytes of the padded rows that `outputs` outputs in a row read of a channel.
 CheckedSize phase_bytes(const pconv_conv_desc& conv, int64_t out_w, int64_t outputs, int64_t lanes);
+// Floats of one phase of a padded row.
+CheckedSize phase_row_floats(const pconv_conv_desc& conv, int64_t out_w, int64_t lanes);
 // Tiles of at most `vectors` vectors, of tile_bytes.
 FlatTiles cut_flat(const pconv_conv_desc& conv, int64_t out_h, int64_t out_w, int64_t lanes, int64_t vectors,
                    int64_t tile_bytes);

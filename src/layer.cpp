@@ -41,7 +41,8 @@ int64_t Prepacked::bytes() const {
                               runs.size() * sizeof(Run) + filters.size() * sizeof(FilterProgram) +
                               cost_before.size() * sizeof(int64_t) + planes.size() * sizeof(Plane) +
                               plane_begin.size() * sizeof(int64_t) + scatter_runs.size() * sizeof(ScatterRun) +
-                              scatter.size() * sizeof(ScatterProgram));
+                              scatter.size() * sizeof(ScatterProgram) + depthwise_taps.size() * sizeof(DepthwiseTap) +
+                              depthwise.size() * sizeof(DepthwiseFilter));
 }
 
 }  // namespace pconv

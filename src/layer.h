@@ -51,7 +51,10 @@ struct Prepacked {
   std::vector<int64_t> plane_begin;  // [groups + 1] of them
   std::vector<ScatterRun> scatter_runs;
   std::vector<ScatterProgram> scatter;  // one a unit
-  int64_t n_taps = 0;                   // of all kernels, those with added zero weights included
+  // Depthwise:
+  std::vector<DepthwiseTap> depthwise_taps;
+  std::vector<DepthwiseFilter> depthwise;  // beside `filters`
+  int64_t n_taps = 0;                      // of all kernels, those with added zero weights included
   int64_t bytes() const;
 };
 

@@ -85,6 +85,9 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
     }
     case Body::kWindow:
       return block_fits(packed, u.info->block) && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
+    case Body::kDepthwise:
+      return plan.layout == PCONV_NCHW && c.in_channels == c.groups &&
+             phase_bytes(c, plan.out_w, plan.out_w, u.isa->table->lanes).at_most(kMaxTileBytes);
     case Body::kPlanes:
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
@@ -185,9 +188,20 @@ Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& w
   return {&u, {}, flat, tile * (full + static_cast<double>(flat.n_tiles)) / 2};
 }
 
+// Strips of rows whose padded inputs stay in L1. Nothing else comes near: no work is predicted.
+Choice cut_depthwise(const pconv_plan& plan, const Ukernel& u) {
+  Columns columns = cut_evenly(plan.out_w, plan.out_w);
+  const auto fits = [&](int64_t rows) {
+    return phase_bytes(plan.conv, plan.out_w, rows * plan.out_w, u.isa->table->lanes).at_most(kL1TileBytes);
+  };
+  while (columns.strip_bands < plan.out_h && fits(columns.strip_bands + 1)) ++columns.strip_bands;
+  return {&u, columns, {}, 0.0};
+}
+
 // The best cut for one ukernel: bands on their own, or as few of them side by side as have the lowest cost.
 Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
   if (u.info->planes()) return choose_flat(plan, u, work);
+  if (u.info->body == Body::kDepthwise) return cut_depthwise(plan, u);
   const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
   if (u.info->body == Body::kWindow) {
     const Columns columns = cut_evenly(plan.out_w, width);
@@ -206,14 +220,15 @@ Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& wo
   return best;
 }
 
-// Of the plan's ISA. Pattern ukernels go first: where one takes the layer, no general one is asked. No ukernel: null.
+// Of the plan's ISA. Pattern ukernels go first: where one takes the layer, no general one but depthwise is asked. No
+// ukernel: null.
 Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const FilterWork& work) {
   const Registry& r = registry();
   Choice best = {};
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    if (!u.info->pattern() && is_pattern_layer(plan.conv)) continue;
+    if (!u.info->pattern() && u.info->body != Body::kDepthwise && is_pattern_layer(plan.conv)) continue;
     const Choice choice = choose_cut(plan, u, work);
     if (best.ukernel == nullptr || choice.work < best.work) best = choice;
   }

@@ -46,7 +46,7 @@ class TapForm {
         conv_(desc_of(view.header)),
         info_(*ukernel.info),
         shape_(conv_, ukernel),
-        window_floats_(info_.planes() ? 0 : static_cast<int64_t>(shape_.floats().value())),
+        window_floats_(info_.body == Body::kWindow ? static_cast<int64_t>(shape_.floats().value()) : 0),
         taps_(view) {
     if (info_.planes()) list_planes(view, conv_, &taps_, out_.get());
   }
@@ -243,6 +243,36 @@ class ScatterForm : TapForm {
   std::vector<Part> parts_;
 };
 
+// Filters of one channel each.
+class DepthwiseForm : TapForm {
+ public:
+  using TapForm::TapForm;
+
+  std::shared_ptr<const Prepacked> build() {
+    std::vector<size_t> begins;
+    for_each_unit(1, [&](int64_t group, int64_t first, int64_t) {
+      begins.push_back(out_->depthwise_taps.size());
+      for (const Tap& tap : taps_.of(first)) append_tap(tap);
+      const auto n = static_cast<int64_t>(out_->depthwise_taps.size() - begins.back());
+      append_filters(first, {n + kFilterCostInTaps}, 0);
+      out_->n_taps += n;
+      const FilterProgram& filter = out_->filters.back();
+      out_->depthwise.push_back(
+          {nullptr, static_cast<int32_t>(n), static_cast<int32_t>(group), filter.out_channel, filter.bias});
+    });
+    for (size_t f = 0; f < begins.size(); ++f) out_->depthwise[f].taps = out_->depthwise_taps.data() + begins[f];
+    return out_;
+  }
+
+ private:
+  void append_tap(const Tap& tap) {
+    const int64_t ky = tap.tap / conv_.kernel_w, column = tap.tap % conv_.kernel_w * conv_.dilation_w;
+    out_->depthwise_taps.push_back(
+        {static_cast<int32_t>(ky * conv_.dilation_h * conv_.stride_w + column % conv_.stride_w),
+         static_cast<int32_t>(column / conv_.stride_w), tap.weight});
+  }
+};
+
 }  // namespace
 
 bool block_fits(const pconv_packed& packed, int64_t block) {
@@ -255,6 +285,7 @@ bool block_fits(const pconv_packed& packed, int64_t block) {
 
 std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel) {
   if (ukernel.info->body == Body::kScatter) return ScatterForm(packed.view, ukernel).build();
+  if (ukernel.info->body == Body::kDepthwise) return DepthwiseForm(packed.view, ukernel).build();
   return TapStream(packed.view, ukernel).build();
 }
 

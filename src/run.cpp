@@ -11,6 +11,7 @@
 #include "cache_sizes.h"
 #include "checked.h"
 #include "pool.h"
+#include "run_depthwise.h"
 #include "run_planes.h"
 #include "schedule.h"
 #include "status.h"
@@ -27,8 +28,8 @@ struct ScratchLayout {
   CheckedSize carry, stage_in, stage_out, total;  // the packed tile comes first
 
   explicit ScratchLayout(const pconv_plan& plan) {
-    if (plan.ukernel->info->planes()) {
-      total = planes_scratch_bytes(plan);
+    if (plan.ukernel->info->planes() || plan.ukernel->info->body == Body::kDepthwise) {
+      total = plan.ukernel->info->planes() ? planes_scratch_bytes(plan) : depthwise_scratch_bytes(plan);
       return;
     }
     const KernelInfo& kernel = *plan.ukernel->info;
@@ -299,6 +300,9 @@ void run_task(void* context, int64_t index) noexcept {
   const int64_t place = index / ctx.schedule.n_chunks;
   if (p.ukernel->info->planes()) {
     return run_planes(p, ctx.args, chunk, place / p.n_strips(), place % p.n_strips(), scratch);
+  }
+  if (p.ukernel->info->body == Body::kDepthwise) {
+    return run_depthwise(p, ctx.args, chunk, place / p.n_strips(), place % p.n_strips(), scratch);
   }
   Strip strip = {place / p.n_strips(), place % p.n_strips() * p.strip_rows(), p.strip_rows(),
                  ctx.schedule.strips_ahead * p.strip_rows(), chunk};

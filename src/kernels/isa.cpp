@@ -23,6 +23,7 @@ namespace {
 #include "kernels/taps.inl"
 #include "kernels/pack_planes.inl"
 #include "kernels/scatter.inl"
+#include "kernels/depthwise.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 // clang-format on

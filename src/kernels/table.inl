@@ -66,6 +66,11 @@ constexpr KernelInfo scatter_row() {
           nullptr};
 }
 
+constexpr int kDepthwiseVectors = 8;
+constexpr KernelInfo depthwise_row() {
+  return {"depthwise", Body::kDepthwise, 0, 1, kDepthwiseVectors, 0, 1, kAllTaps, 0, 0, nullptr, nullptr};
+}
+
 // Only the rows of this ISA are compiled: hence V, which is always Vec.
 template <class V, int kLanes = V::kLanes>
 struct Tiles {
@@ -73,32 +78,42 @@ struct Tiles {
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),   conv3x3_row<V, 7, 1>(),   conv3x3_row<V, 4, 2>(),
                                          window_row<V, 1, 8, 1>(), window_row<V, 2, 6, 1>(), window_row<V, 1, 6, 4>(),
                                          window_row<V, 2, 3, 4>(), planes_row<V, 8, 1>(),    planes_row<V, 6, 4>(),
-                                         planes_row<V, 3, 8>(),    scatter_row<V, 5>()};
+                                         planes_row<V, 3, 8>(),    scatter_row<V, 5>(),      depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 16> {
   // As above. Maps: 27 sums for any patterns, 25 for those within the cross.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),         conv3x3_row<V, 7, 1>(),
-                                         conv3x3_row<V, 4, 2>(),         map3x3_row<V, 1, kAllTaps>(),
-                                         map3x3_row<V, 2, kAllTaps>(),   map3x3_row<V, 3, kAllTaps>(),
-                                         map3x3_row<V, 4, kCrossTaps>(), map3x3_row<V, 5, kCrossTaps>(),
-                                         window_row<V, 1, 8, 1>(),       window_row<V, 4, 2, 1>(),
-                                         window_row<V, 1, 6, 4>(),       window_row<V, 3, 2, 4>(),
-                                         planes_row<V, 8, 1>(),          planes_row<V, 6, 4>(),
-                                         planes_row<V, 3, 8>(),          scatter_row<V, 4>()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),
+                                         conv3x3_row<V, 7, 1>(),
+                                         conv3x3_row<V, 4, 2>(),
+                                         map3x3_row<V, 1, kAllTaps>(),
+                                         map3x3_row<V, 2, kAllTaps>(),
+                                         map3x3_row<V, 3, kAllTaps>(),
+                                         map3x3_row<V, 4, kCrossTaps>(),
+                                         map3x3_row<V, 5, kCrossTaps>(),
+                                         window_row<V, 1, 8, 1>(),
+                                         window_row<V, 4, 2, 1>(),
+                                         window_row<V, 1, 6, 4>(),
+                                         window_row<V, 3, 2, 4>(),
+                                         planes_row<V, 8, 1>(),
+                                         planes_row<V, 6, 4>(),
+                                         planes_row<V, 3, 8>(),
+                                         scatter_row<V, 4>(),
+                                         depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 8> {
   // 16 registers: 12 sums beside a pattern's four weights, or 15 beside one; inputs are memory operands.
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
-                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>()};
+                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 1> {
   // The scalar unit is there to be right.
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 4, 4>(), window_row<V, 2, 4, 1>(), window_row<V, 2, 4, 4>(),
-                                         planes_row<V, 8, 1>(),  planes_row<V, 4, 4>(),    scatter_row<V, 4>()};
+                                         planes_row<V, 8, 1>(),  planes_row<V, 4, 4>(),    scatter_row<V, 4>(),
+                                         depthwise_row()};
 };
 
 constexpr IsaTable kTable = {Vec::kLanes,
@@ -109,4 +124,5 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              Tiles<Vec>::kRows,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
                              pack_planes,
+                             Depthwise<Vec, kDepthwiseVectors>::compute,
                              peak};

@@ -150,8 +150,40 @@ struct PackPlanesArgs {
   float* tiles;  // [n_tiles][n_planes][plane_floats]
 };
 
+// A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
+struct DepthwiseTap {
+  int32_t row, shift;  // in rows of phase_floats, and floats in it
+  float weight;
+};
+
+struct DepthwiseFilter {
+  const DepthwiseTap* taps;
+  int32_t n_taps;
+  int32_t channel, out_channel;
+  float bias;
+};
+
+// Some output rows of filters that read one channel each.
+struct DepthwiseArgs {
+  const float* image;        // [channels][h][w]
+  ptrdiff_t channel_stride;  // in floats
+  int32_t h, w;
+  int32_t stride_h, stride_w, pad_left;
+  const DepthwiseFilter* filters;
+  int32_t n_filters;
+  // [n_rows][stride_w][phase_floats] as in PackPlanesArgs, of one channel; a tile's vectors more are readable.
+  float* phases;
+  int32_t phase_floats, n_rows, first_row;
+  int32_t rows, out_w;     // outputs
+  float* out;              // first row, of output channel 0
+  const float* residual;   // as out, or null
+  ptrdiff_t plane_stride;  // of both, in floats
+  float clamp_min, clamp_max;
+};
+
 using TileFn = void (*)(const TileArgs&) noexcept;
 using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
+using DepthwiseFn = void (*)(const DepthwiseArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
 // operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
@@ -162,11 +194,12 @@ using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of patterns.def
 
 enum class Body {
-  kPattern,  // conv3x3.inl: 3x3, stride 1, tiles of rows of vectors
-  kMap,      // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
-  kWindow,   // taps.inl: any geometry, tiles hold the rows that the outputs read
-  kPlanes,   // taps.inl: any geometry, tiles hold a plane for every tap
-  kScatter,  // scatter.inl: the same tiles, kernels add to the sums of their filters
+  kPattern,    // conv3x3.inl: 3x3, stride 1, tiles of rows of vectors
+  kMap,        // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
+  kWindow,     // taps.inl: any geometry, tiles hold the rows that the outputs read
+  kPlanes,     // taps.inl: any geometry, tiles hold a plane for every tap
+  kScatter,    // scatter.inl: the same tiles, kernels add to the sums of their filters
+  kDepthwise,  // depthwise.inl: filters of one channel, no tiles
 };
 
 struct KernelInfo {
@@ -179,8 +212,8 @@ struct KernelInfo {
   uint32_t taps;      // patterns must lie within
   int tile_floats;    // that a channel takes in the packed tile; windows: TileShape says; planes: a plane
   int carry_floats;   // that one filter leaves between two tiles, scatter: its sums in one tile
-  TileFn compute;
-  PackTileFn pack;  // null with planes
+  TileFn compute;     // null: depthwise
+  PackTileFn pack;    // null with planes, and depthwise
 
   bool pattern() const { return body == Body::kPattern || body == Body::kMap; }
   bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
@@ -194,6 +227,7 @@ struct IsaTable {
   const KernelInfo* kernels;
   int n_kernels;
   PackPlanesFn pack_planes;
+  DepthwiseFn depthwise;
   PeakFn peak;
 };
 

@@ -33,7 +33,7 @@ inline double multiply_adds(const Layer& layer, const Target& t, double kept) {
 }
 
 // Sizes: boundaries of vectors and tiles, any size up to 40, maps of VGG and ResNet. Large maps get few channels.
-inline void draw_shape(Rng& rng, double kept, Layer& layer, Target& t) {
+inline void draw_shape(Rng& rng, double kept, bool depthwise, Layer& layer, Target& t) {
   constexpr int kChannels[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33};
   constexpr int kSizes[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33};
   constexpr int kMaps[] = {224, 112, 56, 28, 14, 7};
@@ -58,8 +58,11 @@ inline void draw_shape(Rng& rng, double kept, Layer& layer, Target& t) {
       larger = (larger + 1) / 2;
     }
   }
-  const int kind = static_cast<int>(rng.between(0, 9));
-  if (kind == 0) {  // depthwise
+  const int kind = depthwise ? 0 : static_cast<int>(rng.between(0, 9));
+  if (depthwise && rng.chance(0.3)) {  // with several filters a channel
+    d.groups = d.in_channels;
+    d.out_channels = d.in_channels * 2;
+  } else if (kind == 0) {  // depthwise
     d.out_channels = d.groups = d.in_channels;
   } else if (kind <= 2) {
     d.groups = 2;
@@ -230,7 +233,7 @@ inline Case make_case(int index, bool exact, const Way& way) {
   // A block's filters keep the same kernels: of all blocks, or because every filter keeps every kernel.
   const int64_t block = way.block > 1 && rng.chance(0.6) ? way.block : 1;
   const double kept = way.block > 1 && block == 1 ? 1.0 : drawn;
-  draw_shape(rng, kept, c.layer, c.target);
+  draw_shape(rng, kept, way.depthwise, c.layer, c.target);
   if (block > 1) {
     const int64_t step = block * c.layer.conv.groups;
     c.layer.conv.out_channels = (c.layer.conv.out_channels + step - 1) / step * step;

@@ -12,7 +12,7 @@ namespace {
 constexpr float kDenormal = 0x1.8p-140f;
 constexpr float kMax = std::numeric_limits<float>::max();
 constexpr float kSpecials[] = {kNaN, kInf, -kInf, kDenormal, -kDenormal, -0.0f, kMax, -kMax};
-constexpr int64_t kChannels = 2, kFilters = 3;
+constexpr int64_t kChannels = 2, kFilters = 4;
 
 struct Place {
   const char* name;
@@ -38,12 +38,12 @@ std::vector<Place> places(const Way& way, const Target& t) {
           {"last row of a tile", way.rows - 1, tile}};
 }
 
-// Filter 0 keeps one kernel of channel 0 with the mask, filter 1 none, filter 2 one of channel 1 (one tap).
-Layer make_special_layer(int mask) {
-  Layer layer = make_layer(kFilters, kChannels, 1, 1);
+// Filter 0 keeps one kernel of channel 0 with the mask, filter 2 one of channel 1 (one tap), 1 and 3 none.
+Layer make_special_layer(int mask, bool depthwise) {
+  Layer layer = make_layer(kFilters, kChannels, depthwise ? kChannels : 1, 1);
   for (int k = 0; k < 9; ++k) layer.kernel(0, 0)[k] = (mask >> k & 1) ? (k % 2 ? 1.0f : -0.5f) : 0.0f;
-  layer.kernel(2, 1)[4] = 1.0f;
-  layer.bias = {0.0f, 2.5f, -1.0f};
+  layer.kernel(2, depthwise ? 0 : 1)[4] = 1.0f;
+  layer.bias = {0.0f, 2.5f, -1.0f, 0.5f};
   return layer;
 }
 
@@ -99,7 +99,7 @@ void check_special_inputs(const Way& way) {
     for (const int drawn : {one, rest, four}) {
       const int mask = drawn & way.taps;
       if (mask == 0) continue;
-      const Layer layer = make_special_layer(mask);
+      const Layer layer = make_special_layer(mask, way.depthwise);
       const Packed packed = pack(layer);
       t.layout = way.layout(drawn == four ? PCONV_NHWC : PCONV_NCHW);
       const Plan p = plan(packed, t);
@@ -159,7 +159,8 @@ void check_seams(const Way& way) {
 // Whatever the input, a filter without kernels gives its bias, NaN and Inf included.
 void check_empty_filters(const Way& way) {
   const float biases[] = {0.0f, 1.25f, -7.0f, kNaN, kInf, -kInf, kDenormal, kMax};
-  Layer layer = make_layer(8, 3, 1, 1);
+  const int64_t channels = way.depthwise ? 8 : 3;
+  Layer layer = make_layer(8, channels, way.depthwise ? 8 : 1, 1);
   layer.bias.assign(biases, biases + 8);
   for (const bool with_one_kernel : {false, true}) {
     if (with_one_kernel) layer.kernel(0, 0)[4] = 1.0f;
@@ -167,7 +168,7 @@ void check_empty_filters(const Way& way) {
     const Packed packed = pack(layer);
     const Plan p = plan(packed, t);
     const size_t area = static_cast<size_t>(t.h * t.w);
-    const std::vector<float> x(3 * area, kNaN);
+    const std::vector<float> x(static_cast<size_t>(channels) * area, kNaN);
     std::vector<float> y(8 * area, -1.0f);
     run(p, {x.data(), nullptr, y.data(), -kInf, kInf, 1});
     for (size_t i = area; i < y.size(); ++i) {

@@ -136,6 +136,7 @@ struct Way {
   int block = 0;           // filters with the same kernels that run together; 0: does not matter
   bool general = false;    // a ukernel of any geometry
   bool nchw_only = false;
+  bool depthwise = false;  // takes only filters of one channel
   bool any_geometry() const { return general || ukernel.empty(); }
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
   pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
@@ -176,9 +177,9 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
       if (row.isa != std::string(name)) continue;
       const std::string body = row.body;
-      const bool planes = body == "planes" || body == "scatter";
+      const bool depthwise = body == "depthwise", planes = body == "planes" || body == "scatter" || depthwise;
       add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
-           planes || body == "taps", planes});
+           planes || body == "taps", planes, depthwise});
     }
   }
 }
