@@ -31,6 +31,10 @@ Columns cut_columns(const pconv_conv_desc& conv, int64_t out_w, int64_t width) {
   c.strip_bands = 1;
   c.step = width;
   c.carry = true;
+  if (conv.stride_w > 1) {  // no sum moves to the left
+    c.end = out_w;
+    return c;
+  }
   Columns overlapping = c;
   overlapping.carry = false;
   overlapping.overlap = 2;
@@ -60,13 +64,13 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
 // May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most. NHWC
 // stages the rows of a strip, which should stay in L2.
 bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
-  return plan.layout == PCONV_NCHW && u.info->body == Body::kPattern && plan.conv.pad_left > 0 &&
+  return plan.layout == PCONV_NCHW && u.info->body == Body::kPattern && u.info->stride == 1 && plan.conv.pad_left > 0 &&
          plan.conv.pad_right > 0 && plan.out_w >= width;
 }
 
-// A 3x3 layer that pattern ukernels compute.
-bool is_pattern_layer(const pconv_conv_desc& c) {
-  return c.kernel_h == 3 && c.kernel_w == 3 && c.stride_h == 1 && c.stride_w == 1 && c.dilation_h == 1 &&
+// A 3x3 layer that pattern ukernels of this stride compute.
+bool is_pattern_layer(const pconv_conv_desc& c, int stride) {
+  return c.kernel_h == 3 && c.kernel_w == 3 && c.stride_h == stride && c.stride_w == stride && c.dilation_h == 1 &&
          c.dilation_w == 1;
 }
 
@@ -75,12 +79,12 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
   const pconv_conv_desc& c = plan.conv;
   switch (u.info->body) {
     case Body::kPattern:
-      return is_pattern_layer(c);
+      return is_pattern_layer(c, u.info->stride);
     case Body::kMap: {
       const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
       // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
       const int64_t lanes = u.isa->table->lanes;
-      return is_pattern_layer(c) && one_around && plan.w + 2 <= lanes &&
+      return is_pattern_layer(c, 1) && one_around && plan.w + 2 <= lanes &&
              plan.h * (plan.w + 1) <= lanes * u.info->vectors && taps_cover(packed, u.info->taps);
     }
     case Body::kWindow:
@@ -111,7 +115,8 @@ double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& col
   const bool map = u.info->body == Body::kMap;
   const IsaTable& table = *u.isa->table;
   const double sums = static_cast<double>(rows * vectors);
-  const double loads = static_cast<double>((map ? rows : rows + 2) * vectors);
+  double loads = static_cast<double>((map ? rows : rows + 2) * vectors);
+  if (u.info->stride == 2) loads = 3.2 * sums;  // of an SCP: hardly any row is another tap's too
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
   if (map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
@@ -228,7 +233,7 @@ Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const 
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    if (!u.info->pattern() && u.info->body != Body::kDepthwise && is_pattern_layer(plan.conv)) continue;
+    if (!u.info->pattern() && u.info->body != Body::kDepthwise && is_pattern_layer(plan.conv, 1)) continue;
     const Choice choice = choose_cut(plan, u, work);
     if (best.ukernel == nullptr || choice.work < best.work) best = choice;
   }

@@ -184,7 +184,7 @@ void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_
                   int64_t y_in, const float* out, TileArgs* args) {
   args->next_input = nullptr;
   args->next_out = nullptr;
-  if (p.conv.groups > 1 || !p.ukernel->info->pattern()) return;
+  if (p.conv.groups > 1 || p.ukernel->info->stride != 1) return;
   const int64_t rows = p.ukernel->info->band_rows;
   if (t + 1 < n_tiles) {
     const Place next = place_of(p, t + 1);

@@ -20,6 +20,7 @@ namespace {
 #include "kernels/conv3x3.inl"
 #include "kernels/map3x3.inl"
 #include "kernels/split_row.inl"
+#include "kernels/conv3x3s2.inl"
 #include "kernels/taps.inl"
 #include "kernels/pack_planes.inl"
 #include "kernels/scatter.inl"

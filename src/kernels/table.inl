@@ -8,6 +8,23 @@ constexpr KernelInfo conv3x3_row() {
           Body3x3::compute, Body3x3::pack};
 }
 
+template <class V, int kRows, int kVectors>
+constexpr KernelInfo conv3x3s2_row() {
+  using Strided = Conv3x3S2<kRows, kVectors>;
+  return {"conv3x3",
+          Body::kPattern,
+          2,
+          kRows,
+          kVectors,
+          0,
+          kRows,
+          kAllTaps,
+          Strided::kTileFloats,
+          Strided::kCarryFloats,
+          Strided::compute,
+          Strided::pack};
+}
+
 // Whole maps of up to kVectors vectors; a map of one column has the most rows.
 template <class V, int kVectors, uint32_t kFamily>
 constexpr KernelInfo map3x3_row() {
@@ -78,7 +95,7 @@ struct Tiles {
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),   conv3x3_row<V, 7, 1>(),   conv3x3_row<V, 4, 2>(),
                                          window_row<V, 1, 8, 1>(), window_row<V, 2, 6, 1>(), window_row<V, 1, 6, 4>(),
                                          window_row<V, 2, 3, 4>(), planes_row<V, 8, 1>(),    planes_row<V, 6, 4>(),
-                                         planes_row<V, 3, 8>(),    scatter_row<V, 5>(),      depthwise_row()};
+                                         planes_row<V, 3, 8>(),    conv3x3s2_row<V, 8, 1>(), depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 16> {
@@ -106,14 +123,15 @@ struct Tiles<V, 8> {
   // 16 registers: 12 sums beside a pattern's four weights, or 15 beside one; inputs are memory operands.
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
-                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      depthwise_row()};
+                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 5, 1>(),
+                                         depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 1> {
   // The scalar unit is there to be right.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 4, 4>(), window_row<V, 2, 4, 1>(), window_row<V, 2, 4, 4>(),
-                                         planes_row<V, 8, 1>(),  planes_row<V, 4, 4>(),    scatter_row<V, 4>(),
-                                         depthwise_row()};
+  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 4, 4>(),   window_row<V, 2, 4, 1>(), window_row<V, 2, 4, 4>(),
+                                         planes_row<V, 8, 1>(),    planes_row<V, 4, 4>(),    scatter_row<V, 4>(),
+                                         conv3x3s2_row<V, 2, 2>(), depthwise_row()};
 };
 
 constexpr IsaTable kTable = {Vec::kLanes,

@@ -47,6 +47,7 @@ std::vector<float> small_integers(Rng& rng, size_t size) {
 // Several groups, so that the last one's channels end at the end of x; one filter without kernels, masks of every size.
 Layer make_guard_layer(Rng& rng, int64_t pad, const Way& way) {
   Layer layer = way.depthwise ? make_layer(6, 3, 3, pad) : make_layer(6, 4, 2, pad);
+  layer.conv.stride_h = layer.conv.stride_w = way.step();
   for (int64_t o = 0; o < 6; ++o) {
     for (int64_t i = 0; i < layer.group_in() && (o != 2 || way.all_kernels()); ++i) {
       const int64_t mask = way.all_kernels() ? 0x1ff : rng.between(1, 511) & way.taps;
@@ -60,8 +61,9 @@ Layer make_guard_layer(Rng& rng, int64_t pad, const Way& way) {
 void check_between_guards(const Way& way, const Target& target, Edge edge, int64_t pad) {
   Rng rng(options().seed + static_cast<uint64_t>(target.w));
   const Layer layer = make_guard_layer(rng, pad, way);
-  const std::vector<float> x = small_integers(rng, static_cast<size_t>(target.n * layer.conv.in_channels * target.h * target.w));
-  const int64_t out_h = target.h + 2 * pad - 2, out_w = target.w + 2 * pad - 2;
+  const std::vector<float> x =
+      small_integers(rng, static_cast<size_t>(target.n * layer.conv.in_channels * target.h * target.w));
+  const int64_t out_h = (target.h + 2 * pad - 3) / way.step() + 1, out_w = (target.w + 2 * pad - 3) / way.step() + 1;
   const std::vector<float> residual = small_integers(rng, static_cast<size_t>(target.n * 6 * out_h * out_w));
   const GuardedBytes weights_in = guarded(layer.weights, edge), bias_in = guarded(layer.bias, edge);
   pconv_packed *raw = nullptr, *reread = nullptr;
@@ -129,6 +131,7 @@ void check_unread_channels(const Way& way) {
   Rng rng(options().seed);
   const int64_t block = std::max(way.block, 1), filters = block > 1 ? 2 * block : 5;
   Layer layer = make_layer(filters, 8, 1, 1);
+  layer.conv.stride_h = layer.conv.stride_w = way.step();
   std::vector<int64_t> masks(8);
   for (int64_t o = 0; o < filters; ++o) {
     if (o % block == 0) {

@@ -28,8 +28,8 @@ std::vector<Place> places(const Way& way, const Target& t) {
   const int64_t y = way.rows / 2, x = way.lanes / 2, tile = way.vectors * way.lanes;
   return {{"top", 0, x + 1},
           {"left", y, 0},
-          {"bottom", t.h - 1, x + 1},
-          {"right", y, t.w - 1},
+          {"bottom", (t.h - 1) / way.step(), x + 1},
+          {"right", y, (t.w - 1) / way.step()},
           {"inside", y, x + 1},
           {"last of a vector", y, way.lanes - 1},
           {"first of a vector", y, way.lanes},
@@ -39,8 +39,10 @@ std::vector<Place> places(const Way& way, const Target& t) {
 }
 
 // Filter 0 keeps one kernel of channel 0 with the mask, filter 2 one of channel 1 (one tap), 1 and 3 none.
-Layer make_special_layer(int mask, bool depthwise) {
+Layer make_special_layer(int mask, const Way& way) {
+  const bool depthwise = way.depthwise;
   Layer layer = make_layer(kFilters, kChannels, depthwise ? kChannels : 1, 1);
+  layer.conv.stride_h = layer.conv.stride_w = way.step();
   for (int k = 0; k < 9; ++k) layer.kernel(0, 0)[k] = (mask >> k & 1) ? (k % 2 ? 1.0f : -0.5f) : 0.0f;
   layer.kernel(2, depthwise ? 0 : 1)[4] = 1.0f;
   layer.bias = {0.0f, 2.5f, -1.0f, 0.5f};
@@ -73,12 +75,13 @@ void check_one(const Plan& p, const Layer& layer, const Target& t, float special
   const Reference want = reference_conv(layer, t, x.data(), nullptr);
   std::vector<float> y(want.y.size(), kNaN);
   run(p, {x.data(), nullptr, y.data(), -kInf, kInf, 1});
+  const int64_t step = layer.conv.stride_h, out_h = (t.h - 1) / step + 1, out_w = (t.w - 1) / step + 1;
   for (int64_t o = 0; o < kFilters; ++o) {
-    for (int64_t oy = 0; oy < t.h; ++oy) {
-      for (int64_t ox = 0; ox < t.w; ++ox) {
-        const size_t i = at(t.layout, kFilters, t.h, t.w, 0, o, oy, ox);
+    for (int64_t oy = 0; oy < out_h; ++oy) {
+      for (int64_t ox = 0; ox < out_w; ++ox) {
+        const size_t i = at(t.layout, kFilters, out_h, out_w, 0, o, oy, ox);
         if (!std::isfinite(special)) {
-          check_not_finite(layer, o, sy - oy + 1, sx - ox + 1, special, y[i], clean.y[i]);
+          check_not_finite(layer, o, sy - step * oy + 1, sx - step * ox + 1, special, y[i], clean.y[i]);
         } else {
           CHECK(same_up_to_zero_sign(y[i], static_cast<float>(want.y[i])), "o=%lld y=%lld x=%lld: got %g, expected %g",
                 static_cast<long long>(o), static_cast<long long>(oy), static_cast<long long>(ox),
@@ -92,19 +95,19 @@ void check_one(const Plan& p, const Layer& layer, const Target& t, float special
 // Only this tap, all others, and the four-tap pattern of that number.
 void check_special_inputs(const Way& way) {
   const int64_t tile = way.vectors * way.lanes;
-  Target t = way.target(1, way.rows + 2, 2 * tile + 3, PCONV_NCHW);
+  Target t = way.target(1, way.step() * (way.rows + 2), way.step() * (2 * tile + 3), PCONV_NCHW);
   int n_cases = 0;
   for (int tap = 0; tap < 9; ++tap) {
     const int one = 1 << tap, rest = 0x1ff & ~one, four = (0x0f << tap | 0x0f >> (9 - tap)) & 0x1ff;
     for (const int drawn : {one, rest, four}) {
       const int mask = drawn & way.taps;
       if (mask == 0) continue;
-      const Layer layer = make_special_layer(mask, way.depthwise);
+      const Layer layer = make_special_layer(mask, way);
       const Packed packed = pack(layer);
       t.layout = way.layout(drawn == four ? PCONV_NHWC : PCONV_NCHW);
       const Plan p = plan(packed, t);
       for (const Place& place : places(way, t)) {
-        const int64_t sy = place.y - 1 + tap / 3, sx = place.x - 1 + tap % 3;
+        const int64_t sy = way.step() * place.y - 1 + tap / 3, sx = way.step() * place.x - 1 + tap % 3;
         if (sy < 0 || sy >= t.h || sx < 0 || sx >= t.w) continue;
         for (size_t s = 0; s < std::size(kSpecials); ++s) {
           if (drawn != one && (s + static_cast<size_t>(n_cases)) % 5 != 0) continue;
@@ -124,7 +127,7 @@ void check_special_inputs(const Way& way) {
 
 // At a seam of a strip, where the last column of a band lies beside the first of the next.
 void check_seams(const Way& way) {
-  if (way.whole_map || way.ukernel.empty() || way.general || way.lanes == 1) return;
+  if (way.whole_map || way.ukernel.empty() || way.general || way.stride == 2 || way.lanes == 1) return;
   const int64_t tile = way.vectors * way.lanes, bands = 4;
   const Target t = {1, bands * way.rows, tile + tile / 4, PCONV_NCHW, way.isa, way.ukernel};
   Layer layer = make_layer(2, 64, 1, 1);  // work enough that a strip pays
@@ -162,19 +165,21 @@ void check_empty_filters(const Way& way) {
   const int64_t channels = way.depthwise ? 8 : 3;
   Layer layer = make_layer(8, channels, way.depthwise ? 8 : 1, 1);
   layer.bias.assign(biases, biases + 8);
+  layer.conv.stride_h = layer.conv.stride_w = way.step();
   for (const bool with_one_kernel : {false, true}) {
     if (with_one_kernel) layer.kernel(0, 0)[4] = 1.0f;
     const Target t = way.target(1, 9, 2 * way.vectors * way.lanes + 1, PCONV_NCHW);
     const Packed packed = pack(layer);
     const Plan p = plan(packed, t);
     const size_t area = static_cast<size_t>(t.h * t.w);
+    const size_t out_area = static_cast<size_t>(((t.h - 1) / way.step() + 1) * ((t.w - 1) / way.step() + 1));
     const std::vector<float> x(static_cast<size_t>(channels) * area, kNaN);
-    std::vector<float> y(8 * area, -1.0f);
+    std::vector<float> y(8 * out_area, -1.0f);
     run(p, {x.data(), nullptr, y.data(), -kInf, kInf, 1});
-    for (size_t i = area; i < y.size(); ++i) {
-      const float want = biases[i / area];
+    for (size_t i = out_area; i < y.size(); ++i) {
+      const float want = biases[i / out_area];
       CHECK(std::isnan(want) ? std::isnan(y[i]) : same_up_to_zero_sign(y[i], want), "filter %zu: got %g, expected %g",
-            i / area, static_cast<double>(y[i]), static_cast<double>(want));
+            i / out_area, static_cast<double>(y[i]), static_cast<double>(want));
     }
   }
 }
@@ -190,9 +195,11 @@ void check_clamps(const Way& way) {
   Layer layer = make_layer(2, 1, 1, 1);
   layer.kernel(0, 0)[3] = layer.kernel(0, 0)[4] = layer.kernel(0, 0)[5] = 1.0f;
   layer.bias = {0.0f, kNaN};
+  layer.conv.stride_h = layer.conv.stride_w = way.step();
   const Packed packed = pack(layer);
   const Plan p = plan(packed, t);
-  const size_t area = static_cast<size_t>(t.h * t.w);
+  const int64_t out_w = (t.w - 1) / way.step() + 1;
+  const auto area = static_cast<size_t>(((t.h - 1) / way.step() + 1) * out_w);  // of outputs
   for (const Limits& limits : kLimits) {
     for (const float special : {kNaN, kInf, -kInf, kDenormal}) {
       for (size_t place = 0; place < area; ++place) {
@@ -201,8 +208,9 @@ void check_clamps(const Way& way) {
                            way.ukernel.c_str(), static_cast<double>(limits.lo), static_cast<double>(limits.hi),
                            static_cast<double>(special), place, static_cast<long long>(t.w),
                            in_residual ? "residual" : "input"));
-        std::vector<float> x(area, 0.0f), residual(2 * area, 0.0f), y(2 * area, -9.0f);
-        (in_residual ? residual : x)[place] = special;
+        std::vector<float> x(static_cast<size_t>(t.h * t.w), 0.0f), residual(2 * area, 0.0f), y(2 * area, -9.0f);
+        const int64_t oy = static_cast<int64_t>(place) / out_w, ox = static_cast<int64_t>(place) % out_w;
+        (in_residual ? residual[place] : x[static_cast<size_t>(way.step() * (oy * t.w + ox))]) = special;
         run(p, {x.data(), in_residual ? residual.data() : nullptr, y.data(), limits.lo, limits.hi, 1});
         const float want = clamp(special, limits.lo, limits.hi);
         CHECK(std::isnan(want) ? std::isnan(y[place]) : y[place] == want, "got %g, expected %g",

@@ -137,6 +137,8 @@ struct Way {
   bool general = false;    // a ukernel of any geometry
   bool nchw_only = false;
   bool depthwise = false;  // takes only filters of one channel
+  int stride = 0;          // of a pattern ukernel; 0: any
+  int64_t step() const { return std::max(stride, 1); }
   bool any_geometry() const { return general || ukernel.empty(); }
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
   pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
@@ -179,7 +181,7 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
       const std::string body = row.body;
       const bool depthwise = body == "depthwise", planes = body == "planes" || body == "scatter" || depthwise;
       add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
-           planes || body == "taps", planes, depthwise});
+           planes || body == "taps", planes, depthwise, row.stride});
     }
   }
 }

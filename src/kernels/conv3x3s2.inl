@@ -1,0 +1,128 @@
+// The deferred-shift body of 3x3 convolutions with stride 2. The tile holds every input row as two phases: the columns
+// of the centre taps, and those of the right taps, which are the left taps of the next output. Centre and right taps
+// sum without a shift; the left taps' sums move up by one lane once per tile. Taps of one row and phase share each
+// load. Included by isa.cpp inside the ISA's unnamed namespace.
+
+template <int kRows, int kVectors>
+class Conv3x3S2 {
+ public:
+  static constexpr int kTileRows = 2 * kRows + 1;
+  static constexpr int kRowVectors = 2 * kVectors;  // of the tile: phase after phase
+  static constexpr int kTileFloats = kTileRows * kRowVectors * Vec::kLanes;
+  // The last left sums of each row.
+  static constexpr int kCarryFloats = (kRows * Vec::kLastLanes + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
+
+  static void compute(const TileArgs& args) noexcept {
+    float* carry = args.carry;
+    for (const FilterProgram *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
+      one_filter(args, *filter, carry);
+      carry += kCarryFloats;
+    }
+  }
+
+  static void pack(const PackTileArgs& args) noexcept {
+    const RowSplitter splitter(args.w, args.x0, 2, kVectors * Vec::kLanes);
+    float* out = args.tile;
+    for (int ch = 0; ch < args.n_channels; ++ch) {
+      const float* plane = args.image + ch * args.channel_stride;
+      for (int i = 0; i < kTileRows; ++i, out += kRowVectors * Vec::kLanes) {
+        const int y = args.y0 + i;
+        splitter.split(y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr, out);
+      }
+    }
+  }
+
+ private:
+  using Reg = Vec::Reg;
+
+  // sum[0]: left taps, not yet shifted; sum[1]: centre and right ones.
+  struct Sums {
+    Reg sum[2][kRows][kVectors];
+  };
+
+  static PCONV_INLINE void one_filter(const TileArgs& args, const FilterProgram& filter, float* carry) {
+    Sums s;
+    const Reg bias = Vec::broadcast(filter.bias);
+    static_for<kRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
+      s.sum[0][i / kVectors][i % kVectors] = Vec::zero();
+      s.sum[1][i / kVectors][i % kVectors] = bias;
+    });
+    const float* weights = filter.weights;
+    const int32_t* offsets = filter.tile_offsets;
+    for (const Run *run = filter.runs, *end = run + filter.n_runs; run != end; ++run) {
+      switch (run->pattern) {
+#define PCONV_PATTERN(id, name, mask)                              \
+  case id:                                                         \
+    one_run<mask>(s, args.tile, offsets, weights, run->n_kernels); \
+    break;
+#include "pconv/patterns.def"
+#undef PCONV_PATTERN
+        default:
+          __builtin_unreachable();  // the plan takes ids from the same manifest
+      }
+    }
+    finish(args, s, carry, filter.out_channel * args.plane_stride);
+  }
+
+  // All kernels of one run: n_kernels >= 1.
+  template <uint32_t kMask>
+  static PCONV_INLINE void one_run(Sums& s, const float* tile, const int32_t*& offsets, const float*& weights,
+                                   uint32_t n_kernels) {
+    constexpr int kTaps = taps_before(kMask, 9);
+    const int32_t* const end = offsets + n_kernels;
+    do {
+      const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++);
+      const Vec::Weights<kTaps> w(weights);
+      weights += weight_pitch(kTaps);
+      static_for<kTileRows * kRowVectors>([&](auto index) PCONV_INLINE_LAMBDA {
+        if constexpr (is_read(kMask, index)) add_taps<kMask, index>(s, w, Vec::load(plane + index * Vec::kLanes));
+      });
+    } while (offsets != end);
+  }
+
+  // Does tap t read vector `index` of the tile's plane for an output row? Which one?
+  static constexpr int phase_of(int index) { return index / kVectors % 2; }
+  static constexpr int out_row(int t, int index) {
+    const int rows = index / kRowVectors - t / 3;
+    const bool reads = rows >= 0 && rows % 2 == 0 && rows / 2 < kRows && phase_of(index) == (t % 3 == 1 ? 0 : 1);
+    return reads ? rows / 2 : -1;
+  }
+  static constexpr bool is_read(uint32_t mask, int index) {
+    for (int t = 0; t < 9; ++t) {
+      if (((mask >> t) & 1) && out_row(t, index) >= 0) return true;
+    }
+    return false;
+  }
+
+  // Vector kIndex of the tile's plane, times every tap that uses it.
+  template <uint32_t kMask, int kIndex, class Weights>
+  static PCONV_INLINE void add_taps(Sums& s, const Weights& w, Reg v) {
+    static_for<9>([&](auto tap) PCONV_INLINE_LAMBDA {
+      if constexpr (((kMask >> tap) & 1) && out_row(tap, kIndex) >= 0) {
+        Reg& sum = s.sum[tap % 3 == 0 ? 0 : 1][out_row(tap, kIndex)][kIndex % kVectors];
+        sum = w.template multiply_add<taps_before(kMask, tap)>(sum, v);
+      }
+    });
+  }
+
+  // Shifts, adds as (centre and right) + left, adds the residual, clamps and stores.
+  static PCONV_INLINE void finish(const TileArgs& args, const Sums& s, float* carry, ptrdiff_t plane) {
+    const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
+    const bool has_prev = args.has_prev, has_next = args.has_next;
+    static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
+      if (r >= args.rows) return;
+      float* const last_left = carry + r * Vec::kLastLanes;
+      const Reg below = has_prev ? Vec::load_last(last_left) : Vec::zero();
+      if (has_next) Vec::store_last(last_left, s.sum[0][r][kVectors - 1]);
+      static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+        const ptrdiff_t at = plane + r * args.row_stride + c * Vec::kLanes;
+        const typename Vec::Lanes stored =
+            Vec::lanes(args.lane_begin - c * Vec::kLanes, args.lane_end - c * Vec::kLanes);
+        Reg y =
+            Vec::add(s.sum[1][r][c], Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]));
+        if (args.residual != nullptr) y = Vec::add(y, Vec::load_lanes(args.residual + at, stored));
+        Vec::store_lanes(args.out + at, Vec::clamp(y, lo, hi), stored);
+      });
+    });
+  }
+};
