@@ -190,7 +190,6 @@ class _Conversion:
         """A plan for what can be traced, if anything can, and one for the rest."""
         traced = None
         try:
-            torch.manual_seed(0)
             traced = TracedPlan(_twin(self.original), self.arguments, self.expected)
         except UntraceableModel as reason:
             self.notes.append(f"not traced, so only neighbours inside nn.Sequential are fused: {reason}")

@@ -99,8 +99,12 @@ class TracedPlan:
     """
 
     def __init__(self, model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], expected: Any) -> None:
-        """`model`, in evaluation mode, may be changed; `expected`: its outputs. UntraceableModel: take walking.py."""
+        """`model`, in evaluation mode, may be changed; `expected`: its outputs with torch's seed 0.
+
+        UntraceableModel: take walking.py.
+        """
         self.model = model
+        torch.manual_seed(1)  # a random number that a trace keeps as a constant is not the one that seed 0 gives
         self.graph = _traced(model, arguments)
         targets = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
         self.modules = {target: model.get_submodule(target) for target in targets}
@@ -130,15 +134,18 @@ class TracedPlan:
     def _run_and_compare(self, arguments: Any, expected: Any) -> dict[fx.Node, Seen]:
         seen: dict[fx.Node, Seen] = {}
         try:
-            got = _Runner(self._module(), self.graph, seen).run_on(arguments)
+            _Runner(self._module(), self.graph, seen).run_on(arguments)
+            for node in self.graph.nodes:  # numbers have no in-place operations; generated code would rebind a name
+                if node.op == "call_function" and node.target in INPLACE_OPERATORS and node not in seen:
+                    node.target = INPLACE_OPERATORS[node.target]
+            torch.manual_seed(0)
+            args, kwargs = fresh(arguments)
+            got = self._module()(*args, **kwargs)
         except Exception as error:  # the original ran: the graph is at fault, whatever it is
             raise UntraceableModel(f"the traced graph fails: {_first_line(error)}") from error
         off = output_deviation(got, expected)
         if not off <= _SAME:
             raise UntraceableModel(f"the traced graph computes something else (outputs differ by {off:.1e})")
-        for node in self.graph.nodes:  # numbers have no in-place operations, and generated code would rebind a name
-            if node.op == "call_function" and node.target in INPLACE_OPERATORS and node not in seen:
-                node.target = INPLACE_OPERATORS[node.target]
         return seen
 
     def _module(self) -> fx.GraphModule:
