@@ -109,8 +109,8 @@ def _deep_copy(model: nn.Module) -> nn.Module:
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """A copy of the modules that shares the tensors."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """A copy of the modules that shares the parameters; buffers are its own, since a forward may write to them."""
+    tensors = list(model.parameters())
     tensors += [
         value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
     ]
@@ -159,6 +159,7 @@ class _Conversion:
     def __init__(self, original: nn.Module, arguments: Arguments, judge: Judge) -> None:
         self.original, self.arguments, self.judge = original, arguments, judge
         self.notes: list[str] = []
+        self.buffers = {name: buffer.clone() for name, buffer in original.named_buffers(remove_duplicate=False)}
         self.expected = self._output(original)
 
     def _output(self, model: Callable[..., Any]) -> Any:
@@ -227,6 +228,9 @@ class _Conversion:
             report.deviation = self._checked_deviation(result)
             if self.judge.fallback == "auto" and self.judge.choices is None:
                 result = self._faster(result, report)
+        for name, buffer in result.named_buffers(remove_duplicate=False):  # counters and the like: no trace of our runs
+            if name in self.buffers and buffer.shape == self.buffers[name].shape:
+                buffer.copy_(self.buffers[name])
         result.report = report
         return result
 

@@ -171,11 +171,18 @@ class TracedPlan:
         """Runs the original graph and shows the judge every group with its inputs and output, one after another."""
         _Surveyor(self._module(), self.graph, self.groups, judge).run_on(arguments)
 
+    def _path(self, name: str) -> str:
+        """Where a packed layer goes: to the convolution's name, but never into a module that runs its own code."""
+        if not any(name.startswith(f"{region}.") for region in self.regions):
+            return name
+        used = {name for name, _ in self.model.named_modules()} | set(self.calls.values())
+        return _free_name(name.replace(".", "_"), used)
+
     def build(self, judge: Judge) -> nn.Module:
         """The model in which the layers that the judge replaced are packed ones."""
         chosen = [group for group in self.groups if group in judge.layers]
         ours = {judge.layers[group]: group for group in reversed(chosen)}  # a shared layer by its first group
-        paths = {layer: group.name for layer, group in ours.items()}
+        paths = {layer: self._path(group.name) for layer, group in ours.items()}
         layers: dict[str, nn.Module] = {path: layer for layer, path in paths.items()}
         renamed: dict[fx.Node, str] = {}
         gone, taken = {group.node for group in chosen}, set(layers)
@@ -196,6 +203,7 @@ class _Runner(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, graph: fx.Graph, seen: dict[fx.Node, Seen]) -> None:
         super().__init__(module, graph=graph)
+        self.extra_traceback = False  # errors come through with their own text
         self.seen = seen
 
     def run_on(self, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

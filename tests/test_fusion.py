@@ -322,6 +322,45 @@ def test_containers_with_hooks_are_walked_inside_the_graph():
     assert len(calls) == 1
 
 
+def test_a_convolution_inside_and_outside_of_a_hooked_container():
+    """Its packed form must not find its way into the container, which calls it without the epilogue."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.box = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Tanh())
+            self.box.register_forward_hook(lambda module, args, y: y * 2)
+
+        def forward(self, x):
+            return self.box(F.relu(self.box[0](x)))
+
+    fast = converted(prune(Shared()).eval(), X)
+    assert fused(fast) == {"box.0": ("relu",)}
+    assert type(fast.box[0]) is nn.Conv2d and isinstance(fast.box_0, PatternConv2d)
+
+
+def test_convolutions_that_share_names_with_later_calls():
+    model = net(lambda m, x: m.relu(m.a(x)) + m.a__2(m.a(x)), a__2=nn.Conv2d(8, 8, 1))
+    assert fused(converted(model, X)) == {"a": ("relu",), "a__3": (), "a__2": ("add",)}
+
+
+def test_buffers_that_a_forward_changes_are_as_before():
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.conv(x)
+
+    model = prune(Counter()).eval()
+    for fallback in ("never", "always"):
+        fast = convert(model, X, fallback=fallback)
+        assert model.calls == 0 and dict(fast.named_buffers()).get("calls", torch.zeros(1)) == 0
+
+
 class Options(nn.Module):
     """Arguments that decide what is computed."""
 
