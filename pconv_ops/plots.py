@@ -167,8 +167,10 @@ def save_speed_picture(
 
 
 def draw_times(axes: Any, layers: Sequence[LayerTimes]) -> None:
-    """Lying bars of milliseconds for each layer, the first on top: ours above dense, the one not chosen hatched; above
-    layers that were not measured stands so."""
+    """Lying bars of milliseconds for each layer, the first on top: ours above dense, the one not chosen hatched; layers
+    that were not measured say so."""
+    from matplotlib.patches import Patch
+
     height = 0.4
     for place, layer in enumerate(layers):
         for offset, ms, colour, chosen in (
@@ -185,15 +187,14 @@ def draw_times(axes: Any, layers: Sequence[LayerTimes]) -> None:
         axes.annotate(
             text, (right, place), xytext=(3, 0), textcoords="offset points", ha="left", va="center", fontsize=8
         )
-    axes.barh([], [], color=OURS, label="pconv_ops")
-    axes.barh([], [], color=DENSE, label="torch, dense")
-    axes.barh([], [], facecolor="none", edgecolor=DENSE, hatch="////", label="not chosen")
     axes.set_yticks(range(len(layers)), [layer.name for layer in layers], fontsize=8)
-    axes.set_ylim(len(layers) - 0.5, -0.5)
+    axes.set_ylim(max(len(layers), 1) - 0.5, -0.5)
     highest = max([ms for layer in layers for ms in (layer.ours, layer.dense) if ms is not None], default=1.0)
     axes.set_xlim(0, highest * 1.15)
     axes.set_xlabel("ms on the example, fused operations included")
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    handles = [Patch(color=OURS, label="pconv_ops"), Patch(color=DENSE, label="torch, dense")]
+    handles.append(Patch(facecolor="none", edgecolor=DENSE, hatch="////", label="not chosen"))
+    axes.legend(handles=handles, frameon=False, loc="lower right", fontsize=9)
 
 
 def save_conversion_picture(path: str | Path, title: str, layers: Sequence[LayerTimes]) -> None:

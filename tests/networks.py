@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from pconv_ops import convert
 from pconv_ops.patterns import SCP4
 
 
@@ -52,6 +53,41 @@ def prune(model, keep=0.4, seed=0):
 
 def deviation(got, want):
     return float((got - want).abs().max() / want.abs().max())
+
+
+def converted(model, *inputs):
+    """The converted model with every layer packed, compared with the original on the example and on another input."""
+    fast = convert(model, inputs, fallback="never")
+    assert all(row.deviation <= 1e-4 for row in fast.report.layers if row.chosen == "pconv")
+    with torch.no_grad():
+        for given_inputs in (inputs, tuple(random(*x.shape, seed=9) for x in inputs)):
+            expected = model(*[x.clone() for x in given_inputs])
+            got = fast(*[x.clone() for x in given_inputs])
+            assert deviation(got, expected) < 1e-4
+    return fast
+
+
+def fused(fast):
+    return {row.name: row.fused for row in fast.report.layers if row.chosen == "pconv"}
+
+
+class Net(nn.Module):
+    """Two convolutions, a BatchNorm and a ReLU around a forward that a test brings."""
+
+    def __init__(self, forward, **more):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1, bias=False)
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        for name, module in more.items():
+            setattr(self, name, module)
+        self.body = forward
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+def net(forward, **more):
+    return prune(Net(forward, **more)).eval()
 
 
 class Block(nn.Module):
