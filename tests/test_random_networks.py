@@ -12,6 +12,15 @@ from pconv_ops import convert
 X = random(2, 8, 9, 11)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Maps of 12x10 pixels gain nothing from threads, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("block", [Block(8, 8), InvertedResidual(8)])
 def test_random_layers_of_a_network_matter(block):
     """The comparisons above would notice a wrong layer."""
