@@ -1,83 +1,104 @@
-"""convert(): a pruned model -> a copy in which its pruned convolutions are PatternConv2d, and a report of it.
+"""convert(): a pruned model -> a faster one with the same outputs, and a report of what was done and why.
 
-Walks the modules; does not trace, fold or prune. Needs torch.
+The flow: copy, run on the example, find groups (tracing.py, walking.py), let choosing.py check, time and choose each,
+build, check and time the whole. Prunes nothing. Needs torch.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize
 
+from . import choosing
 from ._native import BackendUnavailable
-from .modules import PatternConv2d, geometry_obstacle
-from .report import ConvertReport, LayerConversion, layer_kind
+from .candidates import dense_row, obstacle, unmeasured_obstacle
+from .checking import LOUD, ConversionError, fresh, output_deviation
+from .choosing import FALLBACKS, Choices, Judge
+from .conversion_report import ConvertReport, LayerConversion
+from .epilogue import Group
+from .modules import PatternConv2d
+from .tracing import TracedPlan, UntraceableModel
+from .walking import WalkedPlan
 
-# From this density on too little was pruned for the packed form to win, whole kernels or single weights alike.
-_MAX_DENSITY = 0.6
-_STEM_CHANNELS = 4
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+_UNSEEN = "no example_inputs: nothing was measured and nothing fused"
+_UNUSED = "not called on example_inputs"
 
 
-def convert(model: nn.Module, example_inputs: Any = None, backend: str = "cpu", fallback: str = "auto") -> nn.Module:
-    """A deep copy of `model` with each pruned 3x3 convolution replaced; `model` itself stays as it is.
+def convert(
+    model: nn.Module,
+    example_inputs: Any = None,
+    backend: str = "cpu",
+    fallback: str = "auto",
+    choices: Any = None,
+) -> nn.Module:
+    """A copy of `model` for inference that computes the same, faster; `model` itself stays as it is.
 
-    Replaced is every nn.Conv2d (that very class) with a 3x3 kernel, stride 1, dilation 1, zero padding and float32
-    weights on the CPU, of which more than 40 % are zero. A module used in several places is replaced once and stays
-    shared. Stems, depthwise layers, other geometries, layers with hooks or parametrizations and
-    layers that nothing was pruned from stay as they are. `report` of the returned model, a ConvertReport, gives the
-    choice and the reason for each convolution.
+    Every nn.Conv2d (that very class; zero padding, float32 on the CPU, without hooks or parametrizations) may become a
+    packed layer, with the BatchNorm behind it folded in by its running statistics, and ReLU, ReLU6, Hardtanh, clamp and
+    the addition of a residual of equal shape computed in its epilogue. Which do is measured on the example, each on the
+    very tensors that it meets in the model, in their memory format: ours is kept unless the original's own operations
+    are more than 3 % faster in 5 of 7 interleaved rounds. Then the network is timed against the original by the same
+    rule; where it loses, the original comes back. Everything that is not replaced stays as it was. `report` of the
+    result, a ConvertReport, says what was chosen for each convolution, why, and how far results deviate.
 
-    example_inputs: a tensor or a tuple of arguments, or None; given, the copy runs once on them, in evaluation mode and
-    without gradients, so that a fault shows here and the plans are ready. backend: 'cpu'. fallback: 'auto', the only
-    choice today: what cannot be replaced stays dense. The copy is for inference: no gradient passes a replaced layer.
+    example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The result runs
+    with any batch and image size; arguments that are no tensors are fixed to their values here. Without an example
+    nothing is fused or timed, and only layers are replaced that are known to win: 3x3, stride 1, less than 60 % of the
+    weights left. backend: 'cpu'. fallback, when to leave a layer to torch: 'auto' as measured, 'never', 'always'
+    (nothing is replaced; for checks). choices: a ConvertReport, or the path of one saved as JSON, whose choices are
+    taken instead of measuring; the model and its inputs must be those of the report.
 
-    TypeError: wrong kind. ValueError: another fallback. BackendUnavailable: another backend.
+    The result is in evaluation mode, and no gradient passes a replaced layer. It is a torch.fx.GraphModule whose
+    submodules keep their names (other attributes and methods of the model's class are not there); it copies, pickles
+    and compiles. Where torch.fx cannot trace the model, or nothing is replaced, it is a copy of the model itself with
+    layers replaced in place.
+
+    TypeError: wrong kind. ValueError: another fallback; choices of another model. BackendUnavailable: another backend.
+    ConversionError (a RuntimeError): a packed layer computed something else than the original. What the model raises
+    on the example comes through.
     """
+    _check(model, backend, fallback)
+    arguments = _arguments(example_inputs)
+    replay = None if choices is None else Choices(choices)
+    original = _deep_copy(model).eval()
+    names = {module: name for name, module in original.named_modules() if isinstance(module, _ConvNd)}
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        if arguments is None:
+            return _without_example(original, names, fallback, replay)
+        return _Conversion(original, arguments, Judge(fallback, replay)).run()
+
+
+def _check(model: Any, backend: Any, fallback: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
     if not isinstance(backend, str):
         raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
     if backend != "cpu":
         raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is 'cpu'")
-    if fallback != "auto":
-        raise ValueError(f"fallback: expected 'auto', got {fallback!r}")
-    arguments = _arguments(example_inputs)
-
-    result = _deep_copy(model)
-    report = ConvertReport()
-    swaps: dict[nn.Module, PatternConv2d] = {}
-    for name, module in result.named_modules():
-        if isinstance(module, _ConvNd):
-            reason = _obstacle(module)
-            if not reason:
-                swaps[module] = PatternConv2d.from_dense(module).train(module.training)
-            report.layers.append(_row(name, module, reason))
-    result = _swap(result, swaps)
-    result.report = report
-    if arguments is not None:
-        _run_once(result, arguments)
-    return result
+    if fallback not in FALLBACKS:
+        raise ValueError(f"fallback: got {fallback!r}, allowed: {', '.join(FALLBACKS)}")
 
 
-def _arguments(example_inputs: Any) -> tuple[Any, ...] | None:
+def _arguments(example_inputs: Any) -> Arguments | None:
     if example_inputs is None:
         return None
     if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,)
+        return (example_inputs,), {}
     if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs)
-    raise TypeError(f"example_inputs: expected a tensor or a tuple, got {type(example_inputs).__name__}")
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Mapping) and all(isinstance(key, str) for key in example_inputs):
+        return (), dict(example_inputs)
+    raise TypeError(
+        "example_inputs: expected a tensor, a tuple of arguments or a dict of keyword arguments, got"
+        f" {type(example_inputs).__name__}"
+    )
 
 
 def _deep_copy(model: nn.Module) -> nn.Module:
@@ -87,82 +108,160 @@ def _deep_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
 
 
-def _obstacle(conv: _ConvNd) -> str:
-    """Why a convolution stays dense; '' when it is to be replaced."""
-    if type(conv) is not nn.Conv2d:
-        if parametrize.is_parametrized(conv):
-            return "parametrized: remove the parametrizations first"
-        return f"{type(conv).__name__} is not nn.Conv2d itself"
-    if any(getattr(conv, hooks, None) for hooks in _HOOKS):
-        return "has hooks, which would be lost (of torch.nn.utils.prune: prune.remove them first)"
-    if "forward" in vars(conv):
-        return "its forward was replaced"
-    if conv.weight.dtype is not torch.float32 or conv.weight.device.type != "cpu":
-        return f"{conv.weight.dtype} on {conv.weight.device}: only float32 on the CPU runs"
-    if conv.groups > 1 and conv.in_channels == conv.groups:
-        return "depthwise"
-    if conv.groups == 1 and conv.in_channels <= _STEM_CHANNELS:
-        return f"stem: {conv.in_channels} input channels"
-    obstacle = geometry_obstacle(conv) or _slow_geometry(conv)
-    if obstacle:
-        return obstacle
-    return _density_obstacle(conv.weight)
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares the parameters; buffers are its own, since a forward may write to them."""
+    tensors = list(model.parameters())
+    tensors += [
+        value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
+    ]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _slow_geometry(conv: nn.Conv2d) -> str:
-    """Why a convolution that runs is not taken: general kernels may be slower than torch, and nothing measures here."""
-    if tuple(conv.kernel_size) != (3, 3):
-        return f"kernel {conv.kernel_size[0]}x{conv.kernel_size[1]}: only 3x3 is replaced"
-    if tuple(conv.stride) != (1, 1):
-        return f"stride {tuple(conv.stride)}: only 1 is replaced"
-    if tuple(conv.dilation) != (1, 1):
-        return f"dilation {tuple(conv.dilation)}: only 1 is replaced"
-    return ""
+def _without_example(
+    original: nn.Module, names: dict[nn.Module, str], fallback: str, replay: Choices | None
+) -> nn.Module:
+    """Replaces layers one by one, in place; a module that is used in several places stays shared."""
+    plan = WalkedPlan(original, [original], names, set())
+    rows, layers = [], {}
+    possible = {name: dense_row(name, conv, obstacle(conv)) for conv, name in names.items()}
+    if replay is not None:
+        replay.check(row if row.reason else replace(row, chosen="pconv") for row in possible.values())
+    for conv, name in names.items():
+        row = possible[name]
+        if not row.reason:
+            reason, ours = _unmeasured(conv, name, fallback, replay)  # type: ignore[arg-type]
+            row = replace(row, chosen="pconv" if ours else "dense", reason=reason)
+            if ours:
+                layers[conv] = PatternConv2d.from_dense(conv).eval()  # type: ignore[arg-type]
+        rows.append(row)
+    for conv, layer in layers.items():
+        plan.replace(conv, layer)
+    result = layers.get(original, original)
+    result.report = ConvertReport(rows, notes=[_UNSEEN])
+    return result
 
 
-def _density_obstacle(weight: torch.Tensor) -> str:
-    density = _density(weight)
-    if density < _MAX_DENSITY:
-        return ""
-    if density == 1.0:
-        return "dense: nothing was pruned"
-    return f"dense: {density:.0%} of the weights are left, replaced are layers below {_MAX_DENSITY:.0%}"
-
-
-def _density(weight: torch.Tensor) -> float:
-    """Share of weights that are not zero; 1 where they cannot be read or there are none."""
-    if isinstance(weight, UninitializedParameter) or weight.device.type == "meta" or not weight.numel():
-        return 1.0
-    return int(torch.count_nonzero(weight)) / weight.numel()
-
-
-def _row(name: str, conv: _ConvNd, reason: str) -> LayerConversion:
-    lazy = isinstance(conv.weight, UninitializedParameter)
-    shape = () if lazy else tuple(int(n) for n in conv.weight.shape)
-    kind = layer_kind(shape, conv.groups) if len(shape) == 4 else type(conv).__name__
-    density = _density(conv.weight)
+def _unmeasured(conv: nn.Conv2d, name: str, fallback: str, replay: Choices | None) -> tuple[str, bool]:
+    """(reason, whether the layer is replaced) where there is no example."""
+    if replay is not None:
+        return "as in choices", replay.wanted(name, ())
+    if fallback != "auto":
+        return f"fallback='{fallback}'", fallback == "never"
+    reason = unmeasured_obstacle(conv)
     if reason:
-        return LayerConversion(name, kind, shape, density, "dense", reason)
-    return LayerConversion(name, kind, shape, density, "pconv", f"pruned: {density:.0%} of the weights are left")
+        return f"{reason}; not measured", False
+    return f"pruned: {dense_row(name, conv, '').density:.0%} of the weights are left; not measured", True
 
 
-def _swap(model: nn.Module, swaps: dict[nn.Module, PatternConv2d]) -> nn.Module:
-    """Replaces modules wherever they are a child of another."""
-    if model in swaps:
-        return swaps[model]
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and child in swaps:
-                parent._modules[name] = swaps[child]
-    return model
+class _Conversion:
+    """One conversion with an example, step by step."""
 
+    def __init__(self, original: nn.Module, arguments: Arguments, judge: Judge) -> None:
+        self.original, self.arguments, self.judge = original, arguments, judge
+        self.notes: list[str] = []
+        self.buffers = {name: buffer.clone() for name, buffer in original.named_buffers(remove_duplicate=False)}
+        self.expected = self._output(original)
 
-def _run_once(model: nn.Module, arguments: tuple[Any, ...]) -> None:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(*arguments)
-    finally:
-        for module, training in modes:
-            module.training = training
+    def _output(self, model: Callable[..., Any]) -> Any:
+        """What a model returns on the example; random layers draw the same numbers each time."""
+        torch.manual_seed(0)
+        args, kwargs = fresh(self.arguments)
+        return model(*args, **kwargs)
+
+    def run(self) -> nn.Module:
+        traced, walked = self._plans()
+        groups: list[Group] = [*(traced.groups if traced else ()), *walked.groups]
+        stays = self._staying(traced, walked)
+        if self.judge.choices is not None:
+            open_rows = [replace(dense_row(group.name, group.conv, ""), chosen="pconv") for group in groups]
+            self.judge.choices.check([*open_rows, *stays])
+        if traced is not None:
+            walked.survey(lambda: traced.survey(self.arguments, self.judge), self.judge)
+            walked.apply(self.judge)
+            result = traced.build(self.judge)
+        else:
+            walked.survey(lambda: self._output(walked.model), self.judge)
+            result = walked.apply(self.judge)
+        order = {name: i for i, (name, _) in enumerate(self.original.named_modules())}
+        rows = [*stays, *(self.judge.rows[group] for group in groups)]
+        rows.sort(key=lambda row: order.get(row.name, order.get(row.name.rpartition("__")[0], len(order))))
+        return self._finished(result, ConvertReport(rows, notes=self.notes))
+
+    def _plans(self) -> tuple[TracedPlan | None, WalkedPlan]:
+        """A plan for what can be traced, if anything can, and one for the rest."""
+        traced = None
+        try:
+            traced = TracedPlan(_twin(self.original), self.arguments, self.expected)
+        except UntraceableModel as reason:
+            self.notes.append(f"not traced, so only neighbours inside nn.Sequential are fused: {reason}")
+        model = _twin(self.original) if traced is None else traced.model  # a failed trace leaves its marks on a model
+        names = {module: name for name, module in model.named_modules() if isinstance(module, _ConvNd)}
+        if traced is None:
+            walked = WalkedPlan(model, [model], names, set())
+            walked.watch(lambda: self._output(model))
+        else:
+            roots = [traced.modules[target] for target in traced.regions]
+            walked = WalkedPlan(model, roots, names, {traced.modules[str(node.target)] for node in traced.calls})
+            if roots:
+                walked.watch(lambda: traced.run_once(self.arguments))
+        return traced, walked
+
+    def _staying(self, traced: TracedPlan | None, walked: WalkedPlan) -> list[LayerConversion]:
+        """Rows of the convolutions that are in no group."""
+        modules = {name: module for name, module in self.original.named_modules() if isinstance(module, _ConvNd)}
+        rows = [dense_row(name, modules[name], reason) for name, reason in walked.reasons.items()]
+        known = set(walked.reasons) | {group.name for group in walked.groups}
+        if traced is not None:
+            for node, name in traced.calls.items():
+                known |= {name, str(node.target)}
+                reason = traced.obstacle_of(node)
+                if reason:
+                    rows.append(dense_row(name, modules[str(node.target)], reason))
+        return rows + [dense_row(name, conv, _UNUSED) for name, conv in modules.items() if name not in known]
+
+    def _finished(self, result: nn.Module, report: ConvertReport) -> nn.Module:
+        """Checks and times the network; the original comes back where nothing was replaced or nothing won."""
+        if not self.judge.layers:
+            self.notes.append("nothing was replaced: this is a copy of the model")
+            result = self.original
+        else:
+            report.deviation = self._checked_deviation(result)
+            if self.judge.fallback == "auto" and self.judge.choices is None:
+                result = self._faster(result, report)
+        for name, buffer in result.named_buffers(remove_duplicate=False):  # counters and the like: no trace of our runs
+            if name in self.buffers and buffer.shape == self.buffers[name].shape:
+                buffer.copy_(self.buffers[name])
+        result.report = report
+        return result
+
+    def _checked_deviation(self, result: nn.Module) -> float | None:
+        off = output_deviation(self._output(result), self.expected)
+        if off <= LOUD:
+            return off
+        if not output_deviation(self._output(self.original), self.expected) <= LOUD:
+            self.notes.append("outputs not compared: the model itself gives different ones for equal inputs")
+            return None
+        raise ConversionError(
+            f"model: outputs of the converted and the original model differ by {off:.3g} of the largest value, though"
+            " each layer agrees; this is a bug of pconv_ops, please report it"
+        )
+
+    def _faster(self, result: nn.Module, report: ConvertReport) -> nn.Module:
+        """The converted model, or the original where that is faster by the rule."""
+        mine, theirs = fresh(self.arguments), fresh(self.arguments)
+        timed = choosing.race(
+            "network", lambda: result(*mine[0], **mine[1]), lambda: self.original(*theirs[0], **theirs[1])
+        )
+        report.ms_ours, report.ms_dense = timed.ms
+        if not timed.lost:
+            return result
+        self.notes.append(
+            f"the original came back: as a network it takes {report.ms_dense:.2f} ms, converted {report.ms_ours:.2f} ms"
+        )
+        report.layers = [
+            replace(row, chosen="dense", reason=f"the network is faster dense; this layer: {row.reason}")
+            if row.chosen == "pconv"
+            else row
+            for row in report.layers
+        ]
+        return self.original

@@ -13,7 +13,7 @@ from torch import nn
 from . import torch_op
 from ._native import PackedConv
 from .handles import read_packed, tensor_from
-from .packing import pack
+from .packing import pack, parse_activation
 
 
 class PatternConv2d(nn.Module):
@@ -134,6 +134,32 @@ class PatternConv2d(nn.Module):
         for name in ("out_channels", "in_channels", "groups", "kernel_size", "stride", "dilation", "padding"):
             if getattr(packed, name) != getattr(self, name):
                 raise ValueError(f"{key}: expected {name} {getattr(self, name)}, got {getattr(packed, name)}")
+
+
+class ResidualConv2d(PatternConv2d):
+    """A PatternConv2d that stands for activation(conv(x) + residual) in a converted network.
+
+    The residual may have any shape that torch can add: one that does not match the output is added behind the layer,
+    since a network may meet an input size at which its addition broadcasts. Takes and gives what PatternConv2d does.
+    """
+
+    def __init__(self, packed: PackedConv, activation: str | tuple[float, float] | None = None) -> None:
+        super().__init__(packed, activation)
+        self._plain_text = torch_op.call_text(None, packed)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """activation(conv(x) + bias + residual), float32, [N, O, out_h, out_w] unless the residual is larger."""
+        try:
+            return super().forward(x, residual)
+        except ValueError:
+            if residual is None:
+                raise
+            y = torch_op.call(x, self._buffers["packed"], None, self._plain_text)
+            if y.shape == residual.shape:
+                raise
+        y = y + residual
+        low, high = parse_activation(self.activation)
+        return y.clamp(low, high) if self.activation else y
 
 
 def geometry_obstacle(conv: nn.Conv2d) -> str:

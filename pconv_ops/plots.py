@@ -22,6 +22,16 @@ class LayerSpeed:
     dense: float
 
 
+@dataclass(frozen=True)
+class LayerTimes:
+    """One pair of bars: milliseconds of a layer, packed and dense (None: not measured), and whether it runs packed."""
+
+    name: str
+    ours: float | None
+    dense: float | None
+    accelerated: bool
+
+
 def draw_taps(axes: Any, mask: int, x: float, y: float, cell_x: float, cell_y: float) -> None:
     """Draws a 3x3 mask (bit ky*3+kx) as nine cells centred at x, top edge at y, in the coordinates of `axes`."""
     from matplotlib.patches import Rectangle
@@ -153,4 +163,49 @@ def save_speed_picture(
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12, ha="left", x=0.01)
     # Artists below the axes (the drawn masks) take part in the layout, which leaves room for them.
+    figure.savefig(path, dpi=110, format="png")
+
+
+def draw_times(axes: Any, layers: Sequence[LayerTimes]) -> None:
+    """Lying bars of milliseconds for each layer, the first on top: ours above dense, the one not chosen hatched; layers
+    that were not measured say so."""
+    from matplotlib.patches import Patch
+
+    height = 0.4
+    for place, layer in enumerate(layers):
+        for offset, ms, colour, chosen in (
+            (-height / 2, layer.ours, OURS, layer.accelerated),
+            (height / 2, layer.dense, DENSE, not layer.accelerated),
+        ):
+            if ms is not None:
+                style = {"color": colour} if chosen else {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
+                axes.barh(place + offset, ms, height, **style)
+        if layer.ours is not None and layer.dense is not None:
+            text, right = f"{layer.dense / layer.ours:.1f}x", max(layer.ours, layer.dense)
+        else:
+            text, right = "packed, not measured" if layer.accelerated else "dense, not measured", 0.0
+        axes.annotate(
+            text, (right, place), xytext=(3, 0), textcoords="offset points", ha="left", va="center", fontsize=8
+        )
+    axes.set_yticks(range(len(layers)), [layer.name for layer in layers], fontsize=8)
+    axes.set_ylim(max(len(layers), 1) - 0.5, -0.5)
+    highest = max([ms for layer in layers for ms in (layer.ours, layer.dense) if ms is not None], default=1.0)
+    axes.set_xlim(0, highest * 1.15)
+    axes.set_xlabel("ms on the example, fused operations included")
+    handles = [Patch(color=OURS, label="pconv_ops"), Patch(color=DENSE, label="torch, dense")]
+    handles.append(Patch(facecolor="none", edgecolor=DENSE, hatch="////", label="not chosen"))
+    axes.legend(handles=handles, frameon=False, loc="lower right", fontsize=9)
+
+
+def save_conversion_picture(path: str | Path, title: str, layers: Sequence[LayerTimes]) -> None:
+    """Writes a PNG: the time of each layer of a converted model, packed beside dense."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2 + 0.35 * max(len(layers), 4)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw_times(axes, layers)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=12, ha="left", x=0.01)
     figure.savefig(path, dpi=110, format="png")

@@ -1,4 +1,4 @@
-"""What was pruned, converted or packed, as data, text and JSON.
+"""What was pruned or packed, as data, text and JSON; the base of conversion_report.py.
 
 The steps of the flow fill these reports; nothing here imports torch or the core. Every report has `layers`, `.text()`
 (aligned table, also its repr), `.to_json()` (plain types) and `.save(path)` (.txt or .json).
@@ -77,7 +77,8 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _shape_text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """As in 8x4x3x3; empty for no dimensions."""
     return "x".join(str(n) for n in shape)
 
 
@@ -174,7 +175,7 @@ class PruneReport(Report):
             (
                 layer.name,
                 layer.kind,
-                _shape_text(layer.shape),
+                shape_text(layer.shape),
                 layer.nnz,
                 layer.total,
                 _ratio_text(layer.total, layer.nnz),
@@ -199,37 +200,6 @@ def _named_patterns(row: dict[str, Any], kernel_size: Sequence[int]) -> dict[str
     taps = prod(kernel_size)
     row["patterns"] = {pattern_name(mask, taps): count for mask, count in row["patterns"].items()}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
-
-
-# ---- conversion
-
-
-@dataclass(frozen=True)
-class LayerConversion:
-    """What convert did with a layer: `chosen` is "pconv" or "dense", `reason` says why."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    density: float
-    chosen: str
-    reason: str
-
-
-@dataclass(repr=False)
-class ConvertReport(Report):
-    """What convert did with each convolution."""
-
-    layers: list[LayerConversion] = field(default_factory=list)
-
-    def text(self) -> str:
-        headers = ("layer", "kind", "weight", "density", "chosen", "why")
-        rows = [(r.name, r.kind, _shape_text(r.shape), r.density, r.chosen, r.reason) for r in self.layers]
-        n = sum(layer.chosen == "pconv" for layer in self.layers)
-        return f"{format_table(headers, rows)}\n{n} of {len(self.layers)} convolutions accelerated"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"layers": [asdict(layer) | {"shape": list(layer.shape)} for layer in self.layers]}
 
 
 # ---- packed layers
@@ -336,7 +306,7 @@ class InspectReport(Report):
             (
                 layer.name,
                 layer.kind,
-                _shape_text(layer.shape),
+                shape_text(layer.shape),
                 layer.density,
                 len(layer.patterns),
                 layer.connections,

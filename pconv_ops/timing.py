@@ -36,9 +36,9 @@ def keep_freed_memory() -> bool:
     )
 
 
-def seconds_per_run(run: Callable[[], object], repeats: int) -> float:
-    """Mean seconds of `repeats` runs, after uncounted ones of WARM_S."""
-    warm = time.perf_counter() + WARM_S
+def seconds_per_run(run: Callable[[], object], repeats: int, warm_s: float | None = None) -> float:
+    """Mean seconds of `repeats` runs, after uncounted ones of warm_s (None: WARM_S)."""
+    warm = time.perf_counter() + (WARM_S if warm_s is None else warm_s)
     run()
     while time.perf_counter() < warm:
         run()
@@ -48,16 +48,35 @@ def seconds_per_run(run: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median milliseconds of each variant: `rounds` rounds, in each a quiet moment, WARM_S of uncounted runs and
-    >= 20 ms of every variant."""
+def take_rounds(
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    round_s: float,
+    warm_s: float,
+    quiet_s: float,
+    decided: Callable[[Mapping[str, list[float]]], bool] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds per run of each variant in each of `rounds` rounds, or in fewer once `decided(so far)` is true.
+
+    In a round each variant has quiet_s of silence, warm_s of uncounted runs (at least one) and >= round_s of counted
+    ones (at least one).
+    """
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}, need >= 1")
     repeats, times = {}, {name: [] for name in variants}  # type: dict[str, int], dict[str, list[float]]
     for name, run in variants.items():
-        repeats[name] = max(1, math.ceil(MIN_ROUND_S / max(seconds_per_run(run, 1), 1e-7)))
+        repeats[name] = max(1, math.ceil(round_s / max(seconds_per_run(run, 1, warm_s), 1e-7)))
     for _ in range(rounds):
         for name, run in variants.items():
-            time.sleep(QUIET_S)
-            times[name].append(seconds_per_run(run, repeats[name]))
+            time.sleep(quiet_s)
+            times[name].append(seconds_per_run(run, repeats[name], warm_s))
+        if decided is not None and decided(times):
+            break
+    return times
+
+
+def interleave(variants: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+    """Median milliseconds of each variant: `rounds` rounds, in each a quiet moment, WARM_S of uncounted runs and
+    >= 20 ms of every variant."""
+    times = take_rounds(variants, rounds, MIN_ROUND_S, WARM_S, QUIET_S)
     return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}

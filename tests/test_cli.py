@@ -336,7 +336,8 @@ def test_demo_compares_times_and_draws(capsys, small_demo, tmp_path):
     status, out, err = run(capsys, "demo", "--threads", 1, "--out", out_folder)
     assert status == 0, err
     assert (out_folder / "demo.png").read_bytes()[:4] == b"\x89PNG"
-    assert "outputs equal" in out and "12 of 13 convolutions converted" in out and "grace_hopper.jpg" in out
+    assert "outputs equal" in out and "grace_hopper.jpg" in out
+    assert re.search(r"\d+ of 13 convolutions converted", out)  # which are faster, the machine decides
     deviations = re.findall(r"^features\.\d+ .* (\d\.\de[-+]\d+)$|logits is (\d\.\de[-+]\d+),", out, re.MULTILINE)
     assert len(deviations) == 14 and all(float(one or other) <= 1e-4 for one, other in deviations)
 

@@ -1,39 +1,17 @@
 """convert(): what is replaced, what stays and why, and that the converted model computes the same."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from networks import prune, random
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import l1_unstructured
 
 import pconv_ops
 from pconv_ops import PatternConv2d, convert
-from pconv_ops.patterns import SCP4
-
-
-def prune(model, keep=0.4, seed=0):
-    """Puts SCP patterns into each 3x3 kernel and drops kernels; He-normal weights, random biases."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            with torch.no_grad():
-                weight = module.weight
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-                if module.kernel_size == (3, 3):
-                    pick = torch.randint(4, weight.shape[:2], generator=generator)
-                    weight *= torch.from_numpy(SCP4.masks.copy())[pick]
-                    weight[torch.rand(weight.shape[:2], generator=generator) > keep] = 0
-                kept = (weight != 0).flatten(1).sum(1).clamp(min=1).float()
-                weight *= (2 / kept).sqrt()[:, None, None, None]
-                if module.bias is not None:
-                    module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=generator))
-    return model
-
-
-def random(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def sequential():
@@ -101,8 +79,8 @@ def test_the_original_stays_untouched():
     assert dict(model.named_modules()) == modules and not hasattr(model, "report")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     with torch.no_grad():
-        fast[0].weight.zero_()
-    assert model[0].weight.abs().sum() > 0
+        fast.get_parameter("10.weight").zero_()
+    assert model[10].weight.abs().sum() > 0
 
 
 def test_shared_modules_are_replaced_once():
@@ -214,11 +192,147 @@ def test_report_lists_every_convolution(tmp_path):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_example_inputs_run_once_and_leave_no_trace(training):
+@pytest.mark.parametrize("example", [None, random(2, 3, 16, 16)], ids=["no example", "example"])
+def test_the_result_is_for_inference(training, example):
+    """In evaluation mode, whatever the model is in; train() does not change what converted layers compute."""
     model = prune(sequential()).train(training)
-    fast = convert(model, (random(2, 3, 16, 16),))
-    assert [m.training for m in fast.modules()] == [m.training for m in model.modules()]
-    assert torch.equal(fast[3].running_mean, model[3].running_mean)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = convert(model, example, fallback="never")
+    assert model.training is training and not any(module.training for module in fast.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    x = random(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model.eval()(x), atol=1e-4, rtol=1e-4)
+    if example is not None:  # BatchNorm is folded
+        assert torch.equal(fast.train()(x), fast.eval()(x))
+
+
+def test_examples_and_random_state_are_left_alone():
+    class Overwriting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x.mul_(2)) + torch.rand(1)
+
+    x, model = random(1, 3, 8, 8), prune(Overwriting())
+    before = x.clone()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    convert(model, x, fallback="never")
+    assert torch.equal(x, before) and torch.equal(torch.rand(3), expected)
+
+
+def test_example_inputs_of_every_form():
+    model = prune(Branches()).eval()
+    x = random(1, 3, 8, 8)
+    results = [convert(model, given, fallback="never") for given in (x, (x,), [x], {"x": x})]
+    assert len({row.report.text() for row in results}) == 1
+    with pytest.raises(TypeError, match="dict of keyword arguments, got set"):
+        convert(model, {x})
+    with pytest.raises(TypeError, match="got dict"):
+        convert(model, {1: x})
+
+
+def test_convert_inside_inference_mode_and_autocast():
+    model = prune(sequential()).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        fast = convert(model, random(1, 3, 16, 16), fallback="never")
+    assert fast.report.n_accelerated == 5 and fast.report.deviation < 1e-4
+
+
+ANY_LAYER = {
+    "stem": lambda: nn.Conv2d(3, 8, 7, 2, 3),
+    "depthwise": lambda: nn.Conv2d(8, 8, 3, groups=8),
+    "1x1": lambda: nn.Conv2d(8, 8, 1),
+    "5x3": lambda: nn.Conv2d(8, 8, (5, 3), dilation=(1, 2)),
+    "stride": lambda: nn.Conv2d(8, 8, 3, stride=2),
+    "same": lambda: nn.Conv2d(8, 8, 4, padding="same"),
+    "dense": lambda: nn.Conv2d(8, 8, 3),
+}
+
+
+@pytest.mark.parametrize("example", [False, True])
+@pytest.mark.parametrize("case", ANY_LAYER)
+def test_every_layer_can_be_replaced(case, example):
+    conv = ANY_LAYER[case]()
+    x = random(1, conv.in_channels, 12, 13)
+    fast = convert(nn.Sequential(conv), x if example else None, fallback="never")
+    (row,) = fast.report.layers
+    assert row.chosen == "pconv" and "never" in row.reason
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), conv(x), atol=1e-5, rtol=1e-5)
+
+
+STAYING_BY_KIND = ("padding mode", "hook", "torch pruning", "parametrization", "patched", "subclass", "transposed")
+
+
+@pytest.mark.parametrize("case", STAYING_BY_KIND)
+@pytest.mark.parametrize("traceable", [False, True])
+def test_layers_stay_with_their_reason_on_an_example(case, traceable):
+    factory, reason = STAYING[case]
+
+    class Untraceable(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() < 1e9 else x
+
+    kind = nn.Sequential if traceable else Untraceable
+    model = kind(prune(nn.Conv2d(8, 8, 3, padding=1)), factory(), nn.ReLU()).eval()
+    fast = convert(model, random(1, 8, 12, 12), fallback="never")
+    row = next(row for row in fast.report.layers if row.name == "1")
+    assert row.chosen == "dense" and reason in row.reason
+    assert fast.report.layers[0].chosen == "pconv" and fast.report.deviation < 1e-4
+    assert len(fast.report.layers) == 2
+
+
+def test_layers_that_are_not_called_are_reported():
+    class OneOnly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = prune(nn.Conv2d(3, 4, 1)), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    rows = {row.name: row for row in convert(OneOnly(), random(1, 3, 4, 4), fallback="never").report.layers}
+    assert rows["used"].chosen == "pconv"
+    assert rows["spare"].chosen == "dense" and "not called" in rows["spare"].reason
+
+
+def test_wide_maps_batches_and_sizes_after_conversion():
+    """No shape of the example is left in the result."""
+    model = prune(Branches()).eval()
+    fast = convert(model, random(2, 3, 16, 16), fallback="never")
+    for shape in ((1, 3, 16, 16), (5, 3, 7, 9), (2, 3, 40, 21), (0, 3, 8, 8)):
+        x = random(*shape)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+def test_one_result_serves_many_threads_and_shapes():
+    """More shapes than plans are kept: plans are evicted while other threads run them."""
+    model = prune(Branches()).eval()
+    fast = convert(model, random(1, 3, 8, 8), fallback="never")
+    shapes = [(n, 3, 5 + h, 7 + w) for n in (1, 2) for h in range(5) for w in range(5)]
+    expected = {}
+    with torch.no_grad():
+        for shape in shapes:
+            expected[shape] = model(random(*shape))
+
+    def work(seed):
+        order = torch.randperm(len(shapes), generator=torch.Generator().manual_seed(seed)).tolist()
+        worst = 0.0
+        with torch.no_grad():
+            for i in order * 2:
+                want = expected[shapes[i]]
+                worst = max(worst, float((fast(random(*shapes[i])) - want).abs().max() / want.abs().max()))
+        return worst
+
+    with ThreadPoolExecutor(6) as pool:
+        assert max(pool.map(work, range(6))) < 1e-4
+    assert len(shapes) > 32  # plans that a layer keeps
 
 
 def test_example_inputs_that_do_not_fit_are_an_error():
@@ -236,8 +350,8 @@ def test_arguments_are_checked():
         convert(model, backend="opencl")
     with pytest.raises(TypeError, match="backend"):
         convert(model, backend=None)
-    for fallback in ("always", "never", None):
-        with pytest.raises(ValueError, match="fallback"):
+    for fallback in ("sometimes", None):
+        with pytest.raises(ValueError, match="fallback: got .*auto, never, always"):
             convert(model, fallback=fallback)
 
 

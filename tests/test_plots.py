@@ -13,11 +13,14 @@ from pconv_ops.plots import (
     FAINT,
     OURS,
     LayerSpeed,
+    LayerTimes,
     SweepLine,
     draw_histogram,
     draw_speeds,
     draw_sweep,
     draw_taps,
+    draw_times,
+    save_conversion_picture,
     save_speed_picture,
     save_sweep_picture,
 )
@@ -101,3 +104,25 @@ def test_sweep_picture_takes_any_number_of_lines_but_none(tmp_path):
         assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     with pytest.raises(ValueError, match="at least one"):
         save_sweep_picture(tmp_path / "none.png", "title", [])
+
+
+TIMES = [
+    LayerTimes("a", 1.0, 4.0, True),
+    LayerTimes("b", 3.0, 2.0, False),
+    LayerTimes("c", None, None, True),
+    LayerTimes("d", None, None, False),
+]
+
+
+def test_times_of_layers_have_the_lengths_of_the_data(axes):
+    draw_times(axes, TIMES)
+    assert [bar.get_width() for bar in axes.patches] == [1.0, 4.0, 3.0, 2.0]
+    assert [bool(bar.get_hatch()) for bar in axes.patches] == [False, True, True, False]
+    assert [text.get_text() for text in axes.texts] == ["4.0x", "0.7x", "packed, not measured", "dense, not measured"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("layers", [TIMES, []])
+def test_conversion_picture_is_a_png(tmp_path, layers):
+    save_conversion_picture(tmp_path / "c.png", "title", layers)
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

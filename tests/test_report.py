@@ -7,11 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from pconv_ops.conversion_report import ConvertReport, LayerConversion
 from pconv_ops.packing import pack
 from pconv_ops.report import (
-    ConvertReport,
     InspectReport,
-    LayerConversion,
     LayerPruning,
     PruneReport,
     Spread,
