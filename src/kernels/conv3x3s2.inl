@@ -1,14 +1,16 @@
 // The deferred-shift body of 3x3 convolutions with stride 2. The tile holds every input row as two phases: the columns
-// of the centre taps, and those of the right taps, which are the left taps of the next output. Centre and right taps
-// sum without a shift; the left taps' sums move up by one lane once per tile. Taps of one row and phase share each
-// load. Included by isa.cpp inside the ISA's unnamed namespace.
+// of the centre taps, and those of the right taps, which are the left taps of the next output. Taps of one row and
+// phase share each load. Every column has sums of its own, so that multiply-adds do not wait for each other; only those
+// of the left taps move, up by one lane, once per tile. Included by isa.cpp inside the ISA's unnamed namespace.
 
 template <int kRows, int kVectors>
 class Conv3x3S2 {
  public:
   static constexpr int kTileRows = 2 * kRows + 1;
-  static constexpr int kRowVectors = 2 * kVectors;  // of the tile: phase after phase
-  static constexpr int kTileFloats = kTileRows * kRowVectors * Vec::kLanes;
+  // In the tile lie, phase after phase, the rows of the upper and lower taps and then those of the middle ones: what a
+  // tap reads lies side by side, and NEON has one instruction for two loads.
+  static constexpr int kPhaseVectors = kTileRows * kVectors;
+  static constexpr int kTileFloats = 2 * kPhaseVectors * Vec::kLanes;
   // The last left sums of each row.
   static constexpr int kCarryFloats = (kRows * Vec::kLastLanes + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
 
@@ -21,13 +23,15 @@ class Conv3x3S2 {
   }
 
   static void pack(const PackTileArgs& args) noexcept {
-    const RowSplitter splitter(args.w, args.x0, 2, kVectors * Vec::kLanes);
+    const RowSplitter splitter(args.w, args.x0, 2, kVectors * Vec::kLanes, kPhaseVectors * Vec::kLanes);
     float* out = args.tile;
-    for (int ch = 0; ch < args.n_channels; ++ch) {
+    for (int ch = 0; ch < args.n_channels; ++ch, out += kTileFloats) {
       const float* plane = args.image + ch * args.channel_stride;
-      for (int i = 0; i < kTileRows; ++i, out += kRowVectors * Vec::kLanes) {
+      for (int i = 0; i < kTileRows; ++i) {
         const int y = args.y0 + i;
-        splitter.split(y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr, out);
+        const int place = i % 2 == 0 ? i / 2 : kRows + 1 + i / 2;
+        splitter.split(y >= 0 && y < args.h ? plane + y * args.row_stride : nullptr,
+                       out + place * kVectors * Vec::kLanes);
       }
     }
   }
@@ -35,9 +39,9 @@ class Conv3x3S2 {
  private:
   using Reg = Vec::Reg;
 
-  // sum[0]: left taps, not yet shifted; sum[1]: centre and right ones.
+  // sum[kx]; those of the left taps are not yet shifted.
   struct Sums {
-    Reg sum[2][kRows][kVectors];
+    Reg sum[3][kRows][kVectors];
   };
 
   static PCONV_INLINE void one_filter(const TileArgs& args, const FilterProgram& filter, float* carry) {
@@ -46,6 +50,7 @@ class Conv3x3S2 {
     static_for<kRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
       s.sum[0][i / kVectors][i % kVectors] = Vec::zero();
       s.sum[1][i / kVectors][i % kVectors] = bias;
+      s.sum[2][i / kVectors][i % kVectors] = Vec::zero();
     });
     const float* weights = filter.weights;
     const int32_t* offsets = filter.tile_offsets;
@@ -74,18 +79,29 @@ class Conv3x3S2 {
       const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++);
       const Vec::Weights<kTaps> w(weights);
       weights += weight_pitch(kTaps);
-      static_for<kTileRows * kRowVectors>([&](auto index) PCONV_INLINE_LAMBDA {
-        if constexpr (is_read(kMask, index)) add_taps<kMask, index>(s, w, Vec::load(plane + index * Vec::kLanes));
+      constexpr int kGroup = kTaps > 4 ? 1 : 4;  // loads before their sums begin
+      static_for<(2 * kPhaseVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
+        Reg v[kGroup];
+        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+          constexpr int kIndex = group * kGroup + i;
+          if constexpr (is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
+        });
+        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+          constexpr int kIndex = group * kGroup + i;
+          if constexpr (is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
+        });
       });
     } while (offsets != end);
   }
 
-  // Does tap t read vector `index` of the tile's plane for an output row? Which one?
-  static constexpr int phase_of(int index) { return index / kVectors % 2; }
+  // Output row for which tap t reads vector `index` of the tile's plane, or -1.
   static constexpr int out_row(int t, int index) {
-    const int rows = index / kRowVectors - t / 3;
-    const bool reads = rows >= 0 && rows % 2 == 0 && rows / 2 < kRows && phase_of(index) == (t % 3 == 1 ? 0 : 1);
-    return reads ? rows / 2 : -1;
+    if (index / kPhaseVectors != (t % 3 == 1 ? 0 : 1)) return -1;
+    const int place = index % kPhaseVectors / kVectors;
+    const bool middle = place > kRows;
+    if (middle != (t / 3 == 1)) return -1;
+    const int row = middle ? place - kRows - 1 : place - t / 6;
+    return row >= 0 && row < kRows ? row : -1;
   }
   static constexpr bool is_read(uint32_t mask, int index) {
     for (int t = 0; t < 9; ++t) {
@@ -99,13 +115,13 @@ class Conv3x3S2 {
   static PCONV_INLINE void add_taps(Sums& s, const Weights& w, Reg v) {
     static_for<9>([&](auto tap) PCONV_INLINE_LAMBDA {
       if constexpr (((kMask >> tap) & 1) && out_row(tap, kIndex) >= 0) {
-        Reg& sum = s.sum[tap % 3 == 0 ? 0 : 1][out_row(tap, kIndex)][kIndex % kVectors];
+        Reg& sum = s.sum[tap % 3][out_row(tap, kIndex)][kIndex % kVectors];
         sum = w.template multiply_add<taps_before(kMask, tap)>(sum, v);
       }
     });
   }
 
-  // Shifts, adds as (centre and right) + left, adds the residual, clamps and stores.
+  // Shifts, adds as (centre + left) + right, adds the residual, clamps and stores.
   static PCONV_INLINE void finish(const TileArgs& args, const Sums& s, float* carry, ptrdiff_t plane) {
     const Reg lo = Vec::broadcast(args.clamp_min), hi = Vec::broadcast(args.clamp_max);
     const bool has_prev = args.has_prev, has_next = args.has_next;
@@ -118,8 +134,8 @@ class Conv3x3S2 {
         const ptrdiff_t at = plane + r * args.row_stride + c * Vec::kLanes;
         const typename Vec::Lanes stored =
             Vec::lanes(args.lane_begin - c * Vec::kLanes, args.lane_end - c * Vec::kLanes);
-        Reg y =
-            Vec::add(s.sum[1][r][c], Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]));
+        const Reg left = Vec::shift_up(s.sum[0][r][c], c == 0 ? below : s.sum[0][r][c == 0 ? 0 : c - 1]);
+        Reg y = Vec::add(Vec::add(s.sum[1][r][c], left), s.sum[2][r][c]);
         if (args.residual != nullptr) y = Vec::add(y, Vec::load_lanes(args.residual + at, stored));
         Vec::store_lanes(args.out + at, Vec::clamp(y, lo, hi), stored);
       });

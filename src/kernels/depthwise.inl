@@ -6,7 +6,7 @@ template <class V, int kVectors>
 class Depthwise {
  public:
   static void compute(const DepthwiseArgs& args) noexcept {
-    const RowSplitter splitter(args.w, -args.pad_left, args.stride_w, args.phase_floats);
+    const RowSplitter splitter(args.w, -args.pad_left, args.stride_w, args.phase_floats, args.phase_floats);
     const float* split = nullptr;  // whose rows lie in args.phases
     for (const DepthwiseFilter *filter = args.filters, *end = filter + args.n_filters; filter != end; ++filter) {
       const float* plane = args.image + filter->channel * args.channel_stride;

@@ -5,7 +5,7 @@
 class PlanePacker {
  public:
   static void pack(const PackPlanesArgs& args) noexcept {
-    const RowSplitter splitter(args.w, -args.pad_left, args.stride_w, args.phase_floats);
+    const RowSplitter splitter(args.w, -args.pad_left, args.stride_w, args.phase_floats, args.phase_floats);
     const ptrdiff_t row_step = static_cast<ptrdiff_t>(args.stride_w) * args.phase_floats;
     const Moves moves = list_moves(args, args.stride_h * row_step);
     for (int p = 0; p < args.n_planes;) {

@@ -84,7 +84,7 @@ class TapsOfPlanes {
 
 // The packing of windows.
 inline void pack_window(const PackTileArgs& args) noexcept {
-  const RowSplitter splitter(args.w, args.x0, args.phases, args.row_floats);
+  const RowSplitter splitter(args.w, args.x0, args.phases, args.row_floats, args.row_floats);
   float* out = args.tile;
   for (int ch = 0; ch < args.n_channels; ++ch) {
     const float* plane = args.image + ch * args.channel_stride;
