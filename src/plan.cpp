@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cache_sizes.h"
+#include "phases.h"
 #include "prepack.h"
 #include "prepack_taps.h"
 #include "run.h"
@@ -74,6 +75,11 @@ bool is_pattern_layer(const pconv_conv_desc& c, int stride) {
          c.dilation_w == 1;
 }
 
+// Planes of a group, at most.
+CheckedSize n_planes(const pconv_conv_desc& c) {
+  return checked(c.in_channels / c.groups) * checked(c.kernel_h) * checked(c.kernel_w);
+}
+
 // Does the ukernel take this layer and map?
 bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u) {
   const pconv_conv_desc& c = plan.conv;
@@ -91,13 +97,12 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
       return block_fits(packed, u.info->block) && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
     case Body::kDepthwise:
       return plan.layout == PCONV_NCHW && c.in_channels == c.groups &&
-             phase_bytes(c, plan.out_w, plan.out_w, u.isa->table->lanes).at_most(kMaxTileBytes);
+             phase_bytes(c, plan.out_w, 1, u.isa->table->lanes).at_most(kMaxTileBytes);
     case Body::kPlanes:
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
-             checked(tile_bytes(plan, u)).at_most(kMaxTileBytes) &&
-             phase_bytes(c, plan.out_w, u.info->vectors * u.isa->table->lanes, u.isa->table->lanes)
+             (plane_floats(plan.out_w, 1, u.info->vectors, u.isa->table->lanes) * n_planes(c) * checked(sizeof(float)))
                  .at_most(kMaxTileBytes);
   }
   return false;
@@ -184,8 +189,8 @@ double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns,
 }
 
 Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
-  const FlatTiles flat =
-      cut_flat(plan.conv, plan.out_h, plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
+  const auto planes = static_cast<int64_t>(n_planes(plan.conv).value());
+  const FlatTiles flat = cut_flat(plan.out_h, plan.out_w, u.isa->table->lanes, u.info->vectors, planes);
   const double tile =
       (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) + packing_work(plan, u);
   // Tiles are not all full: half of the work goes by vectors.
@@ -197,7 +202,7 @@ Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& w
 Choice cut_depthwise(const pconv_plan& plan, const Ukernel& u) {
   Columns columns = cut_evenly(plan.out_w, plan.out_w);
   const auto fits = [&](int64_t rows) {
-    return phase_bytes(plan.conv, plan.out_w, rows * plan.out_w, u.isa->table->lanes).at_most(kL1TileBytes);
+    return phase_bytes(plan.conv, plan.out_w, rows, u.isa->table->lanes).at_most(kL1TileBytes);
   };
   while (columns.strip_bands < plan.out_h && fits(columns.strip_bands + 1)) ++columns.strip_bands;
   return {&u, columns, {}, 0.0};

@@ -5,6 +5,7 @@
 
 #include "cache_sizes.h"
 #include "filter_taps.h"
+#include "flat_tiles.h"
 #include "tile_shape.h"
 
 namespace pconv {
@@ -16,13 +17,14 @@ constexpr int64_t kFilterCostInTaps = 8;
 constexpr int64_t kSumsBytes = kL1Bytes * 3 / 4;
 constexpr int64_t kMostFilters = 256;
 
-// Planes that the filters of each group read, as channels of the group.
+// Planes that the filters of each group read, as channels of the group. Of a 1x1 layer all: they lie in the image.
 void list_planes(const PackedView& view, const pconv_conv_desc& conv, FilterTaps* taps, Prepacked* out) {
   const int64_t per_group = conv.out_channels / conv.groups;
   out->plane_begin.push_back(0);
   std::vector<std::pair<int32_t, int32_t>> used;  // channel, tap
   for (int64_t g = 0; g < conv.groups; ++g) {
     used.clear();
+    for (int32_t c = 0; is_pointwise(conv) && c < conv.in_channels / conv.groups; ++c) used.emplace_back(c, 0);
     for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
       for (const Tap& tap : taps->of(f)) used.emplace_back(tap.channel, tap.tap);
       if (used.size() > size_t{1} << 20) {
@@ -77,20 +79,18 @@ class TapForm {
     }
   }
 
-  // Bytes from the start of a group's tile to what a tap reads.
+  // Where a tap reads: a plane of the group's, or bytes from the start of the window's tile.
   int32_t offset(int64_t group, int32_t channel, int32_t tap) const {
     const auto kernel_w = static_cast<int32_t>(conv_.kernel_w);
-    int64_t floats = 0;
     if (info_.planes()) {
       const auto begin = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group)];
       const auto end = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group) + 1];
       const auto wanted = std::make_tuple(channel, tap / kernel_w, tap % kernel_w);
       const auto found = std::lower_bound(
           begin, end, wanted, [](const Plane& p, const auto& w) { return std::make_tuple(p.channel, p.ky, p.kx) < w; });
-      floats = (found - begin) * info_.tile_floats;
-    } else {
-      floats = channel * window_floats_ + shape_.tap(conv_, tap / kernel_w, tap % kernel_w);
+      return static_cast<int32_t>(found - begin);
     }
+    const int64_t floats = channel * window_floats_ + shape_.tap(conv_, tap / kernel_w, tap % kernel_w);
     return static_cast<int32_t>(floats * static_cast<int64_t>(sizeof(float)));
   }
 
@@ -231,7 +231,7 @@ class ScatterForm : TapForm {
     if (before == nullptr || part.key() != before->key()) {
       ScatterRun run = {};
       run.n_taps = part.n_taps;
-      for (int t = 0; t < part.n_taps; ++t) run.plane_offsets[t] = offset(group, part.channel, part.taps[t]);
+      for (int t = 0; t < part.n_taps; ++t) run.planes[t] = offset(group, part.channel, part.taps[t]);
       out_->scatter_runs.push_back(run);
     }
     ++out_->scatter_runs.back().n_kernels;

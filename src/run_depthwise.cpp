@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
+#include "phases.h"
+
 namespace pconv {
 
 CheckedSize depthwise_scratch_bytes(const pconv_plan& p) {
   const int64_t lanes = p.isa->table->lanes;
   // The last vectors of a row read on behind it.
   const CheckedSize behind = checked(lanes * p.ukernel->info->vectors) * checked(sizeof(float));
-  return (phase_bytes(p.conv, p.out_w, p.strip_rows() * p.out_w, lanes) + behind).round_up(kTileAlign);
+  return (phase_bytes(p.conv, p.out_w, p.strip_rows(), lanes) + behind).round_up(kTileAlign);
 }
 
 void run_depthwise(const pconv_plan& p, const pconv_run_args& run, const Chunk& chunk, int64_t image, int64_t strip,
@@ -23,7 +25,7 @@ void run_depthwise(const pconv_plan& p, const pconv_run_args& run, const Chunk& 
   args.filters = p.prepacked->depthwise.data() + chunk.filter_begin;
   args.n_filters = static_cast<int32_t>(chunk.filter_end - chunk.filter_begin);
   args.phases = reinterpret_cast<float*>(scratch);
-  args.phase_floats = static_cast<int32_t>(phase_row_floats(p.conv, p.out_w, p.isa->table->lanes).value());
+  args.phase_floats = static_cast<int32_t>(phase_floats(p.conv, p.out_w, p.isa->table->lanes).value());
   args.n_rows = static_cast<int32_t>(p.input_rows(rows));
   args.first_row = static_cast<int32_t>(y0 * p.conv.stride_h - p.conv.pad_top);
   args.rows = static_cast<int32_t>(rows);

@@ -45,8 +45,8 @@ class Scatter {
                                    const int32_t*& sums) {
     Reg v[kTaps][kCount];
     static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
-      const float* plane = at(args.tile, run.plane_offsets[t]);
-      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load(plane + i * V::kLanes); });
+      const float* plane = at(args.tile, run.planes[t] * args.offset_bytes);
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load_unaligned(plane + i * V::kLanes); });
     });
     const int32_t* const end = sums + run.n_kernels;
     do {
@@ -63,7 +63,7 @@ class Scatter {
   }
 
   template <class T>
-  static PCONV_INLINE T* at(T* base, int32_t bytes) {
+  static PCONV_INLINE T* at(T* base, ptrdiff_t bytes) {
     using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
     return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + bytes);
   }

@@ -45,7 +45,8 @@ class Taps {
   // Every output of the tile: the vector at `offset`, times weight kFirst + b of each filter b.
   template <int kFirst, class Weights>
   static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, const Weights& w) {
-    const float* base = reinterpret_cast<const float*>(reinterpret_cast<const char*>(args.tile) + offset);
+    const char* tile = reinterpret_cast<const char*>(args.tile);
+    const float* base = reinterpret_cast<const float*>(tile + offset * args.offset_bytes);
     static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
       const Reg v = V::load_unaligned(base + i / kVectors * args.row_step + i % kVectors * V::kLanes);
       static_for<kBlock>(

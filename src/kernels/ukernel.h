@@ -50,7 +50,7 @@ struct FilterProgram {
 // Kernels, or parts of them, of one channel with the same taps, 1 .. kScatterTaps of them.
 constexpr int kScatterTaps = 4;
 struct ScatterRun {
-  int32_t plane_offsets[kScatterTaps];  // bytes from the tile's start to what each tap reads
+  int32_t planes[kScatterTaps];  // that the taps read
   int32_t n_taps;
   int32_t n_kernels;  // >= 1
 };
@@ -93,11 +93,12 @@ struct TileArgs {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  const float* next_out;  // for prefetching: as out, of the first tile of this thread's next strip; null: not now
-  bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
-  ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
-  const ScatterProgram*
-      scatter;  // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here
+  const float* next_out;   // for prefetching: as out, of the first tile of this thread's next strip; null: not now
+  bool prefetch_tile;      // the tile is larger than L1: prefetch it inside the filters too
+  ptrdiff_t row_step;      // windows: floats in the tile from the inputs of an output row to those of the next
+  ptrdiff_t offset_bytes;  // taps: unit of tile_offsets; planes: bytes from one to the next
+  // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here.
+  const ScatterProgram* scatter;
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
@@ -122,32 +123,18 @@ struct Plane {
   int32_t ky, kx;
 };
 
-// A vector's worth of a plane, or less, on its way into a tile; places in floats.
-struct PlaneMove {
-  ptrdiff_t from, to;
-  int32_t n_read, n_written;
-};
-
-// Writes the planes of some tiles (im2col): tile t holds, plane by plane, plane_floats inputs of the outputs
-// tile_begin[t] .. tile_begin[t + 1] - 1, an image's outputs numbered row by row; zeros outside the image.
+// Writes planes (im2col): float r * out_w + x of a plane is what its tap reads for the output in row first_row + r and
+// column x; zeros outside the image.
 struct PackPlanesArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
   int32_t h, w;
   int32_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-  const Plane* planes;  // by channel
+  const Plane* planes;
   int32_t n_planes;
-  int32_t out_w;
-  const int32_t* tile_begin;  // [n_tiles + 1]
-  int32_t n_tiles, plane_floats;
-  // Rows that a channel's taps read, split into stride_w phases of phase_floats each: float j of phase p is column
-  // p + j * stride_w - pad_left of the image. The first row is row first_row of the image.
-  float* phases;  // null: a plane is the image's channel, as one row of out_w floats
-  // A vector behind the last one is readable.
-  int32_t n_rows, first_row, phase_floats;
-  PlaneMove* moves;  // [max_moves] scratch
-  int32_t max_moves;
-  float* tiles;  // [n_tiles][n_planes][plane_floats]
+  int32_t out_w, first_row, n_rows;  // of outputs
+  float* out;                        // [n_planes], two vectors more are written behind a plane's last output
+  ptrdiff_t plane_stride;            // in floats
 };
 
 // A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
@@ -171,7 +158,8 @@ struct DepthwiseArgs {
   int32_t stride_h, stride_w, pad_left;
   const DepthwiseFilter* filters;
   int32_t n_filters;
-  // [n_rows][stride_w][phase_floats] as in PackPlanesArgs, of one channel; a tile's vectors more are readable.
+  // [n_rows][stride_w][phase_floats], of one channel: float j of phase p is column p + j * stride_w - pad_left of the
+  // image, the first row its row first_row. A tile's vectors more are readable.
   float* phases;
   int32_t phase_floats, n_rows, first_row;
   int32_t rows, out_w;     // outputs
