@@ -12,9 +12,8 @@ namespace pconv {
 
 struct FlatTiles {
   int64_t outputs, lanes;
-  int64_t n_tiles;       // as even as whole vectors go
-  int64_t strip_tiles;   // of a strip
-  int64_t plane_floats;  // of a plane of a strip
+  int64_t n_tiles;      // as even as whole vectors go
+  int64_t strip_tiles;  // of a strip
 
   int64_t n_vectors() const { return (outputs + lanes - 1) / lanes; }
   int64_t n_strips() const { return (n_tiles + strip_tiles - 1) / strip_tiles; }
@@ -24,11 +23,10 @@ struct FlatTiles {
   }
 };
 
-// Floats of a plane for `tiles` tiles of `vectors` vectors, on lines of its own: whole output rows, and what packing
-// writes behind them.
-CheckedSize plane_floats(int64_t out_w, int64_t tiles, int64_t vectors, int64_t lanes);
-// Tiles of at most `vectors` vectors; n_planes at most.
-FlatTiles cut_flat(int64_t out_h, int64_t out_w, int64_t lanes, int64_t vectors, int64_t n_planes);
+// Tiles of at most `vectors` vectors and tile_bytes.
+FlatTiles cut_flat(int64_t outputs, int64_t lanes, int64_t vectors, int64_t tile_bytes);
+// Floats in which the outputs of `tiles` tiles are gathered, in whole rows.
+CheckedSize gather_floats(int64_t out_w, int64_t tiles, int64_t vectors, int64_t lanes);
 // A layer whose planes are its input's channels.
 bool is_pointwise(const pconv_conv_desc& conv);
 

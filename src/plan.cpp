@@ -75,11 +75,6 @@ bool is_pattern_layer(const pconv_conv_desc& c, int stride) {
          c.dilation_w == 1;
 }
 
-// Planes of a group, at most.
-CheckedSize n_planes(const pconv_conv_desc& c) {
-  return checked(c.in_channels / c.groups) * checked(c.kernel_h) * checked(c.kernel_w);
-}
-
 // Does the ukernel take this layer and map?
 bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u) {
   const pconv_conv_desc& c = plan.conv;
@@ -102,8 +97,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
-             (plane_floats(plan.out_w, 1, u.info->vectors, u.isa->table->lanes) * n_planes(c) * checked(sizeof(float)))
-                 .at_most(kMaxTileBytes);
+             checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
   }
   return false;
 }
@@ -189,8 +183,7 @@ double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns,
 }
 
 Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
-  const auto planes = static_cast<int64_t>(n_planes(plan.conv).value());
-  const FlatTiles flat = cut_flat(plan.out_h, plan.out_w, u.isa->table->lanes, u.info->vectors, planes);
+  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
   const double tile =
       (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) + packing_work(plan, u);
   // Tiles are not all full: half of the work goes by vectors.

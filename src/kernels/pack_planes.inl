@@ -4,25 +4,32 @@
 // Reads every `step`-th column of image rows, from one that may lie before the row; zeros outside.
 class RowGather {
  public:
-  RowGather(int w, int64_t x0, int step) : w_(w), x0_(x0), step_(step) {
-    // Loads start at x0 and follow each other: at most one of them has the row's begin inside, and one its end.
-    left_ = Vec::lanes(x0 < 0 ? static_cast<int>(-x0 % Vec::kLanes) : 0, Vec::kLanes);
-    right_ = Vec::lanes(0, static_cast<int>((w - x0) % Vec::kLanes));
+  // For n outputs of a row of w floats, the first of which reads column x0.
+  RowGather(int w, int64_t x0, int step, int n) : w_(w), x0_(x0), step_(step), n_(n) {
+    listed_ = step <= 2 && n <= kMostListed / step * Vec::kLanes;
+    const int n_loads = (n + Vec::kLanes - 1) / Vec::kLanes * step;
+    for (int i = 0; listed_ && i < n_loads; ++i) {
+      const int64_t x = x0 + int64_t{i} * Vec::kLanes, begin = x < 0 ? -x : 0,
+                    end = w - x < Vec::kLanes ? w - x : Vec::kLanes;
+      const bool any = begin < end;  // else nothing is read, from wherever that is
+      column_[i] = any ? static_cast<int>(x) : 0;
+      lanes_[i] = any ? Vec::lanes(static_cast<int>(begin), static_cast<int>(end)) : Vec::lanes(0, 0);
+    }
   }
 
   // Writes whole vectors, so up to a vector less one float too much.
-  PCONV_INLINE void copy(const float* row, float* out, int n) const {
+  PCONV_INLINE void copy(const float* row, float* out) const {
     if (step_ == 1) {
-      for (int j = 0; j < n; j += Vec::kLanes) Vec::store_unaligned(out + j, load(row, x0_ + j));
+      for (int j = 0; j < n_; j += Vec::kLanes) Vec::store_unaligned(out + j, load(row, j / Vec::kLanes));
     } else if (step_ == 2) {
-      for (int j = 0; j < n; j += Vec::kLanes) {
-        const int64_t x = x0_ + int64_t{2} * j;
+      for (int j = 0; j < n_; j += Vec::kLanes) {
+        const int i = j / Vec::kLanes * 2;
         Vec::Reg even, odd;
-        Vec::deinterleave(load(row, x), load(row, x + Vec::kLanes), &even, &odd);
+        Vec::deinterleave(load(row, i), load(row, i + 1), &even, &odd);
         Vec::store_unaligned(out + j, even);
       }
     } else {
-      for (int j = 0; j < n; ++j) {
+      for (int j = 0; j < n_; ++j) {
         const int64_t x = x0_ + int64_t{j} * step_;
         out[j] = x >= 0 && x < w_ ? row[x] : 0.0f;
       }
@@ -30,38 +37,69 @@ class RowGather {
   }
 
  private:
-  // Columns x and after.
-  PCONV_INLINE Vec::Reg load(const float* row, int64_t x) const {
-    const bool begins = x >= 0, ends = x + Vec::kLanes <= w_;
-    if (begins && ends) return Vec::load_unaligned(row + x);
+  static constexpr int kMostListed = 16;
+
+  // Load number i of a row, without a branch where rows are so short that ends come often.
+  PCONV_INLINE Vec::Reg load(const float* row, int i) const {
+    if (listed_) return Vec::load_lanes(row + column_[i], lanes_[i]);
+    const int64_t x = x0_ + int64_t{i} * Vec::kLanes;
+    if (x >= 0 && x + Vec::kLanes <= w_) return Vec::load_unaligned(row + x);
     if (x + Vec::kLanes <= 0 || x >= w_) return Vec::zero();
-    if (ends) return Vec::load_lanes(row + x, left_);
-    if (begins) return Vec::load_lanes(row + x, right_);
-    return Vec::load_lanes(row + x, Vec::lanes(static_cast<int>(-x), static_cast<int>(w_ - x)));
+    const int64_t end = w_ - x < Vec::kLanes ? w_ - x : Vec::kLanes;
+    return Vec::load_lanes(row + x, Vec::lanes(x < 0 ? static_cast<int>(-x) : 0, static_cast<int>(end)));
   }
 
   int w_;
   int64_t x0_;
-  int step_;
-  Vec::Lanes left_, right_;
+  int step_, n_;
+  bool listed_;
+  int column_[kMostListed];
+  Vec::Lanes lanes_[kMostListed];
 };
 
-inline void pack_planes(const PackPlanesArgs& args) noexcept {
-  for (int p = 0; p < args.n_planes; ++p) {
-    const Plane& plane = args.planes[p];
-    const float* image = args.image + plane.channel * args.channel_stride;
-    const RowGather gather(args.w, int64_t{plane.kx} * args.dilation_w - args.pad_left, args.stride_w);
-    float* out = args.out + p * args.plane_stride;
-    for (int r = 0; r < args.n_rows; ++r, out += args.out_w) {
-      const int64_t y =
-          int64_t{args.first_row + r} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
-      if (y >= 0 && y < args.h) {
-        gather.copy(image + y * args.row_stride, out, args.out_w);
-      } else {
-        for (int j = 0; j < args.out_w; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
-      }
+// The rows of one plane, one behind the other from `out` on.
+inline void gather_plane(const PackPlanesArgs& args, const Plane& plane, float* out) {
+  const RowGather gather(args.w, int64_t{plane.kx} * args.dilation_w - args.pad_left, args.stride_w, args.out_w);
+  const float* image = args.image + plane.channel * args.channel_stride;
+  const int64_t first_y = int64_t{args.first_row} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
+  const ptrdiff_t step = args.stride_h * args.row_stride;
+  ptrdiff_t row = first_y * args.row_stride;
+  int64_t y = first_y;
+  for (int r = 0; r < args.n_rows; ++r, y += args.stride_h, row += step, out += args.out_w) {
+    if (static_cast<uint64_t>(y) < static_cast<uint64_t>(args.h)) {
+      gather.copy(image + row, out);
+    } else {
+      for (int j = 0; j < args.out_w; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
     }
-    // Behind the last output: what lay there might be denormals, which are slow.
-    Vec::store_unaligned(out, Vec::zero());
+  }
+  // Behind the last output: what lay there might be denormals, which are slow.
+  Vec::store_unaligned(out, Vec::zero());
+}
+
+// Asks for the image rows that the next channel's planes read, when plane p is the first of its channel.
+inline void prefetch_next_channel(const PackPlanesArgs& args, int p) {
+  if (p > 0 && args.planes[p].channel == args.planes[p - 1].channel) return;
+  int next = p + 1;
+  while (next < args.n_planes && args.planes[next].channel == args.planes[p].channel) ++next;
+  if (next == args.n_planes) return;
+  const int64_t first = int64_t{args.first_row} * args.stride_h - args.pad_top;
+  const int64_t begin = first > 0 ? first : 0, end = first + int64_t{args.n_rows + 1} * args.stride_h;
+  const float* rows = args.image + args.planes[next].channel * args.channel_stride;
+  const float* const last = rows + (end < args.h ? end : args.h) * args.row_stride;
+  for (rows += begin * args.row_stride; rows < last; rows += 16) __builtin_prefetch(rows, 0, 3);
+}
+
+inline void pack_planes(const PackPlanesArgs& args) noexcept {
+  const ptrdiff_t tile_floats = static_cast<ptrdiff_t>(args.n_planes) * args.plane_floats;
+  for (int p = 0; p < args.n_planes; ++p) {
+    prefetch_next_channel(args, p);
+    gather_plane(args, args.planes[p], args.rows - args.before);
+    const float* from = args.rows;
+    float* tile = args.tiles + static_cast<ptrdiff_t>(p) * args.plane_floats;
+    for (int t = 0; t < args.n_tiles; ++t, tile += tile_floats) {
+      const int n = args.tile_vectors[t] * Vec::kLanes;
+      for (int j = 0; j < n; j += Vec::kLanes) Vec::store(tile + j, Vec::load(from + j));
+      from += n;
+    }
   }
 }

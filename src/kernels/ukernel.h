@@ -123,8 +123,8 @@ struct Plane {
   int32_t ky, kx;
 };
 
-// Writes planes (im2col): float r * out_w + x of a plane is what its tap reads for the output in row first_row + r and
-// column x; zeros outside the image.
+// Writes the planes of tiles that follow each other (im2col): what each tap reads for an image's outputs, numbered row
+// by row, zeros outside the image.
 struct PackPlanesArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
@@ -132,9 +132,13 @@ struct PackPlanesArgs {
   int32_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   const Plane* planes;
   int32_t n_planes;
-  int32_t out_w, first_row, n_rows;  // of outputs
-  float* out;                        // [n_planes], two vectors more are written behind a plane's last output
-  ptrdiff_t plane_stride;            // in floats
+  int32_t out_w, first_row, n_rows;  // of outputs; whole rows are gathered
+  int32_t before;                    // outputs of the first row that lie before the first tile
+  // Scratch, aligned: [n_rows * out_w - before] and two vectors more; `before` floats ahead of it are written too.
+  float* rows;
+  const int32_t* tile_vectors;  // [n_tiles]
+  int32_t n_tiles, plane_floats;
+  float* tiles;  // [n_tiles][n_planes][plane_floats], aligned
 };
 
 // A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
