@@ -16,10 +16,20 @@ def test_readme_example_runs():
     assert space["fast"].report.layers[0].chosen == "pconv"
 
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("bench/**/*.md"))]
+def pages(root):
+    """The pages of the repository; hidden folders, such as pytest's caches, hold others."""
+    found = [page for where in ("*.md", "docs/*.md", "bench/**/*.md") for page in sorted(root.glob(where))]
+    return [page for page in found if not any(part.startswith(".") for part in page.relative_to(root).parts)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_of_hidden_folders_are_left_out(tmp_path):
+    for path in ("README.md", "bench/a/README.md", "bench/.pytest_cache/README.md"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert [str(page.relative_to(tmp_path)) for page in pages(tmp_path)] == ["README.md", "bench/a/README.md"]
+
+
+@pytest.mark.parametrize("page", pages(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
