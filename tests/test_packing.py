@@ -82,6 +82,8 @@ def test_padding_forms(padding, expected):
     assert pconv_ops.pack(pruned_weight(2, 2), padding=padding).padding == expected
 
 
+# torch warns that it copies there: it is the reference, not what is tested.
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
 @pytest.mark.parametrize(("kernel", "dilation"), [(2, 1), (4, 1), (3, 2), (2, 3)])
 def test_same_padding_matches_torch(kernel, dilation):
     torch.manual_seed(0)
@@ -190,6 +192,13 @@ def test_activation_forms(activation, limits, text):
 def test_bad_activation_values(activation):
     with pytest.raises(ValueError, match="activation"):
         parse_activation(activation)
+
+
+def test_unknown_activation_lists_every_form():
+    with pytest.raises(
+        ValueError, match=r"None, 'relu', 'relu6', 'clamp\(min,max\)' or a pair \(min, max\), got 'gelu'"
+    ):
+        parse_activation("gelu")
 
 
 @pytest.mark.parametrize("activation", [1, torch.relu, (None, 1)])
