@@ -97,6 +97,13 @@ def test_layer_row(quick):
     assert row["density"] == pytest.approx(4 / 9 / 2)
 
 
+def test_conditions_show_the_range_of_peaks():
+    row = {"threads": 1, "isa": "scalar", "useful_gflops": 50.0}
+    rows = [{**row, "peak_fraction": fraction} for fraction in (0.5, 0.625, None)]
+    assert "FMA peak 80 to 100 GFLOP/s (each layer against its own)" in benchmark.conditions_text(rows)
+    assert "FMA peak 100 GFLOP/s, " in benchmark.conditions_text(rows[:1]) and benchmark.peak_of(rows) == 100
+
+
 def test_forced_isa_really_runs(quick):
     (row,) = benchmark.bench_layer(SMALL, BenchOptions(threads=1, isa="scalar"))
     assert row["isa"] == "scalar"
