@@ -46,7 +46,7 @@ tile on the right, and the sums of `scatter`. *Input*: bytes of an input channel
 BODIES = {
     "kPattern": (
         "conv3x3.inl",
-        "3x3, dilation 1, stride 1: left, centre and right taps are summed apart on the same aligned inputs and the sums"
+        "3x3, dilation 1, stride 1: left, centre and right taps are summed apart on the same aligned inputs, the sums"
         " shifted once a tile (deferred shift); every input is loaded once a kernel",
     ),
     "kPattern2": (

@@ -4,7 +4,7 @@
 
 Runs build/aarch64/apps/pconv_layer_bench (make aarch64) under qemu-user with a counting plugin, N and 2N times, and
 subtracts: start-up and packing fall out, the counts of one run are left and are repeatable to the instruction. The four
-SCPs at connectivity 3.1 make 6.98x fewer weights: 4 of 9 taps in 1 of 3.1 kernels. Exit status 1 if --fail-above is
+SCPs at connectivity 3.1 make 6.97x fewer weights: 4 of 9 taps in 1 of 3.1 kernels. Exit status 1 if --fail-above is
 given and a run takes more instructions.
 """
 
