@@ -8,12 +8,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_readme_example_runs():
+def test_readme_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 12
+    assert len(blocks) == 3 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
     space: dict = {}
-    exec(compile(blocks[0], "README.md", "exec"), space)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), space)
     assert space["fast"].report.layers[0].chosen == "pconv"
+    kept = int(space["model"][0].weight.count_nonzero())
+    assert 64 * 128 * 9 / kept == pytest.approx(6.97, abs=0.005) and len(space["masks"]) == 1
+    assert space["y"].shape == (1, 128, 56, 56) and space["y"].dtype.name == "float32"
 
 
 def pages(root):
