@@ -82,8 +82,6 @@ def test_padding_forms(padding, expected):
     assert pconv_ops.pack(pruned_weight(2, 2), padding=padding).padding == expected
 
 
-# torch warns that it copies there: it is the reference, not what is tested.
-@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
 @pytest.mark.parametrize(("kernel", "dilation"), [(2, 1), (4, 1), (3, 2), (2, 3)])
 def test_same_padding_matches_torch(kernel, dilation):
     torch.manual_seed(0)
