@@ -30,7 +30,7 @@ help:
 	@echo "make bench-check    the speed lines that a release must meet"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
-	@echo "make clean          remove everything that was built, .venv apart"
+	@echo "make clean          remove everything that was built or drawn (out/), .venv apart"
 
 # ---- setting up ------------------------------------------------------------------------------------------------------
 
@@ -114,8 +114,11 @@ bench-check: build aarch64
 	$(PY) bench/check.py
 	$(PY) bench/aarch64/count.py --layer 64,64,56,56 --fail-above 7.5e6
 
-aarch64-count: build/stamps/venv aarch64
-	$(PY) bench/aarch64/count.py --layer $(LAYER)
+# A wrong LAYER is noticed before minutes of building.
+aarch64-count: build/stamps/venv
+	@$(PY) bench/aarch64/count.py --layer '$(LAYER)' --check
+	$(MAKE) aarch64
+	$(PY) bench/aarch64/count.py --layer '$(LAYER)'
 
 # ---- style -----------------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,6 @@ lint: build/stamps/venv
 	$(PY) -m mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f pconv_ops/_native*.so pconv_ops/_native.cpp
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .pytest_cache \) -prune -exec rm -rf {} +

@@ -16,7 +16,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ._native import BackendUnavailable, PackedConv, PConvFormatError, version
+try:
+    from ._native import BackendUnavailable, PackedConv, PConvFormatError, version
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}._native":
+        raise
+    # Its name makes `python -m pconv_ops` say so in one line.
+    raise ImportError(
+        f"the compiled core is not in {__path__[0]}: run `make build` or `pip install .` in the source tree, or import"
+        " pconv_ops from another folder where it is installed",
+        name=__name__,
+    ) from None
 from .info import cpu_info, show_config
 from .ops import conv2d
 from .packing import pack

@@ -104,7 +104,7 @@ def isas() -> list[dict[str, Any]]:
 
 def current_isa() -> str: ...
 def ukernels() -> list[dict[str, Any]]:
-    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, taps (mask)."""
+    """Rows of the kernel table: name, isa, body, stride (0: any), rows, vectors, lanes, block, taps (mask)."""
 
 def patterns() -> list[tuple[str, int]]:
     """Manifest of 3x3 patterns: (name, mask)."""

@@ -264,8 +264,8 @@ cdef class PackedConv:
 
     def plan_info(self, int64_t n, int64_t h, int64_t w, bint channels_last=False, isa=None, ukernel=None):
         """What would run for this input: isa, ukernel, out_h, out_w, nnz, n_runs (of kernels under one pattern, short
-        ones merged), n_lanes (results that one filter computes for an image), added_taps (zero weights that run beside the kept ones), prepacked_bytes,
-        scratch_bytes_per_thread."""
+        ones merged), n_lanes (results that one filter computes for an image), added_taps (zero weights that run beside
+        the kept ones), prepacked_bytes, scratch_bytes_per_thread."""
         cdef pconv_plan_info info
         _check(pconv_query_plan(self._plan(n, h, w, channels_last, isa, ukernel).handle, &info))
         return {
@@ -365,12 +365,13 @@ def current_isa():
 
 
 def ukernels():
-    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, taps (mask)."""
+    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, block, taps (mask)."""
     cdef pconv_ukernel_info info
     rows = []
     while pconv_list_ukernel(len(rows), &info):
-        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "body": info.body.decode(), "stride": info.stride, "rows": info.rows,
-                     "vectors": info.vectors, "lanes": info.lanes, "taps": info.taps})
+        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "body": info.body.decode(),
+                     "stride": info.stride, "rows": info.rows, "vectors": info.vectors, "lanes": info.lanes,
+                     "block": info.block, "taps": info.taps})
     return rows
 
 

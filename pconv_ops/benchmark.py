@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from . import _native
+from ._native import BackendUnavailable
 from .cases import BenchOptions, ConvCase, LayerSpec, convs, net_cases, pack_conv, single_case
 from .convert import convert
 from .info import cpu_info
@@ -60,6 +61,7 @@ def runtime(options: BenchOptions) -> Iterator[tuple[str, int]]:
     threads = get_num_threads() if options.threads is None else options.threads
     keep_freed_memory()
     before = (torch.get_num_threads(), os.environ.get("PCONV_FORCE_ISA"))
+    check_isa(options.isa)  # or the core would blame the variable, which nobody has set
     if options.isa is not None:
         os.environ["PCONV_FORCE_ISA"] = options.isa
     try:
@@ -73,6 +75,13 @@ def runtime(options: BenchOptions) -> Iterator[tuple[str, int]]:
             os.environ.pop("PCONV_FORCE_ISA", None)
         else:
             os.environ["PCONV_FORCE_ISA"] = before[1]
+
+
+def check_isa(name: str | None) -> None:
+    """BackendUnavailable for an instruction set that does not run here."""
+    supported = [row["name"] for row in _native.isas() if row["supported"]]
+    if name is not None and name not in supported:
+        raise BackendUnavailable(f"isa: got {name!r}, this build runs here: {', '.join(supported)}")
 
 
 def check_result(name: str, got: torch.Tensor, want: torch.Tensor) -> float:
@@ -176,10 +185,14 @@ def finish_rows(rows: list[Row], net: str | None, options: BenchOptions, isa: st
     return rows
 
 
+def peaks_of(rows: Iterable[Row]) -> list[float]:
+    """The FMA peaks, in GFLOP/s, that the fractions of rows refer to; none of rows that did no work."""
+    return [row["useful_gflops"] / row["peak_fraction"] for row in rows if row["peak_fraction"]]
+
+
 def peak_of(rows: Iterable[Row]) -> float:
-    """The FMA peak, in GFLOP/s, that the fractions of rows refer to; the highest one. 0 where no row did any work."""
-    fractions = [(row["useful_gflops"], row["peak_fraction"]) for row in rows if row["peak_fraction"]]
-    return max((rate / fraction for rate, fraction in fractions), default=0.0)
+    """The highest of them, by which nets are measured and which pictures show. 0 where no row did any work."""
+    return max(peaks_of(rows), default=0.0)
 
 
 def bench_net(net: str, options: BenchOptions, track: Track = no_track) -> list[Row]:
@@ -223,8 +236,10 @@ def rows_text(rows: Sequence[Row], deviations: Mapping[str, float] | None = None
 
 def conditions_text(rows: Sequence[Row]) -> str:
     """The line of what all rows share."""
-    conditions = f"{rows[0]['threads']} thread(s), {rows[0]['isa']}, FMA peak {peak_of(rows):.0f} GFLOP/s"
-    return f"{conditions}, {cpu_info()['model']}"
+    low, high = min(peaks_of(rows), default=0.0), peak_of(rows)
+    same = f"{low:.0f}" == f"{high:.0f}"
+    peak = f"{high:.0f} GFLOP/s" if same else f"{low:.0f} to {high:.0f} GFLOP/s (each layer against its own)"
+    return f"{rows[0]['threads']} thread(s), {rows[0]['isa']}, FMA peak {peak}, {cpu_info()['model']}"
 
 
 # ---- cost of a call --------------------------------------------------------------------------------------------------

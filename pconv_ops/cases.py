@@ -68,19 +68,19 @@ def prune_by(
         patterns=named_patterns(options.patterns),
         connectivity=dict.fromkeys(named, options.connectivity) if named else options.connectivity,
         connectivity_1x1=options.connectivity_1x1,
-        block=_blocks_1x1(model, options) if block is None else block,
+        block=blocks_1x1(model, options.block, options.connectivity_1x1) if block is None else block,
     )
 
 
-def _blocks_1x1(model: nn.Module, options: BenchOptions) -> Blocks:
-    """The options' block by the names of the 1x1 layers; ValueError for one that no layer would have."""
-    if options.block == 1:
+def blocks_1x1(model: nn.Module, block: int, connectivity_1x1: float | None) -> Blocks:
+    """`block` by the names of the 1x1 layers, for prune_; ValueError for one that no layer would have."""
+    if block == 1:
         return 1
     names = [n for n, m in convs(model) if m.kernel_size == (1, 1) and not (is_stem(m) or is_depthwise(m))]
-    if not names or options.connectivity_1x1 is None:
+    if not names or connectivity_1x1 is None:
         why = "connectivity_1x1 is not given" if names else "there is none"
-        raise ValueError(f"block: got {options.block}, which is for 1x1 layers that lose kernels, but {why}")
-    return dict.fromkeys(names, options.block)
+        raise ValueError(f"block: got {block}, which is for 1x1 layers that lose kernels, but {why}")
+    return dict.fromkeys(names, block)
 
 
 def seeded_net(net: str) -> nn.Module:

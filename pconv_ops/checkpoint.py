@@ -7,6 +7,7 @@ from its shape: every 4-D float32 tensor is taken as a convolution, [C, 1, kh, k
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +27,21 @@ def load_checkpoint(path: str | Path) -> tuple[Any, dict[str, Any]]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever its unpickler or zip reader raises
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{path}: not a file that torch.load(weights_only=True) reads: {reason[0]}") from error
+            raise ValueError(f"{path}: {_reason(str(error))}") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path}: expected a state dict (names to tensors) or a dict with one under 'state_dict'")
     return content, state
+
+
+def _reason(text: str) -> str:
+    """Why torch.load refused a file, in our words: torch's own are pages of advice about loading it without care."""
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+    if found is not None:
+        return f"holds a {found[1]}; only tensors and plain containers are read: save model.state_dict()"
+    if "TorchScript" in text:
+        return "holds a TorchScript program; only tensors and plain containers are read: save model.state_dict()"
+    return "not a file that torch.save wrote, or a damaged one"
 
 
 def conv_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ._native import version
 from .patterns import PATTERN_SETS, named_patterns
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
         "--connectivity-1x1", type=rate, metavar="R", help="the same for 1x1 layers (default: leave them)"
     )
     parser.add_argument("--patterns", choices=PATTERN_SETS, default="scp4", help="pattern set of 3x3 layers")
+    parser.add_argument(
+        "--block",
+        type=positive_int,
+        default=1,
+        metavar="B",
+        help="filters that keep the same kernels (default 1); in a network: those of its 1x1 layers",
+    )
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +114,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(prog="pconv", description="Pattern-pruned CNN inference: prune, inspect, time.")
+    parser.add_argument("--version", action="version", version=f"pconv_ops {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     demo = commands.add_parser("demo", help="prune VGG-16, run a photograph through the dense and the fast model")
@@ -121,13 +130,6 @@ def build_parser() -> Parser:
     bench.add_argument("--kernel", type=positive_int, metavar="K", help="with --layer: kernel size (default 3)")
     bench.add_argument("--groups", type=positive_int, metavar="G", help="with --layer (default 1)")
     bench.add_argument("--dilation", type=positive_int, metavar="D", help="with --layer (default 1)")
-    bench.add_argument(
-        "--block",
-        type=positive_int,
-        default=1,
-        metavar="B",
-        help="filters that keep the same kernels (default 1); in a net: of 1x1 layers",
-    )
     bench.add_argument("--sweep", choices=("density",), help="time one layer, or one of each kind, at all densities")
     bench.add_argument("--plot", metavar="FILE", help="with --sweep: also draw a PNG")
     add_pruning(bench)
@@ -251,7 +253,7 @@ def layer_spec(args: argparse.Namespace) -> LayerSpec:
 
 def run_inspect(args: argparse.Namespace) -> None:
     """pconv inspect"""
-    from .report import InspectReport, inspect_packed
+    from .report import InspectReport, inspect_packed, pattern_text
 
     layers = [inspect_packed(name, packed, args.map) for name, packed in packed_layers(args)]
     if not layers:
@@ -268,39 +270,29 @@ def packed_layers(args: argparse.Namespace) -> list[tuple[str, Any]]:
     """(name, PackedConv) of every convolution of the target: packed bytes, a state dict, or a zoo net pruned here."""
     path = Path(args.target)
     if path.is_file():
-        with open(path, "rb") as file:
-            if file.read(len(PACKED_MAGIC)) == PACKED_MAGIC:
-                from ._native import PackedConv
+        if is_packed(path):
+            from ._native import PackedConv
 
-                return [(path.name, PackedConv.from_bytes(path.read_bytes()))]
+            return [(path.name, PackedConv.from_bytes(path.read_bytes()))]
         from .checkpoint import conv_groups, conv_weights, load_checkpoint
         from .packing import pack
 
         weights = conv_weights(load_checkpoint(path)[1])
         return [(n, pack(w, groups=conv_groups(w))) for n, w in track(list(weights.items()), "packing")]
     if args.target not in NETS:
-        raise UsageError(f"{args.target}: neither a file nor one of {', '.join(NETS)}")
+        what = "is a folder, expected a file or" if path.is_dir() else "neither a file nor"
+        raise UsageError(f"{args.target}: {what} one of {', '.join(NETS)}")
     from .cases import BenchOptions, convs, pack_conv, prune_by, seeded_net
 
     model = seeded_net(args.target)
-    prune_by(model, BenchOptions(args.connectivity, args.connectivity_1x1, args.patterns))
+    prune_by(model, BenchOptions(args.connectivity, args.connectivity_1x1, args.patterns, block=args.block))
     return [(name, pack_conv(conv)) for name, conv in track(convs(model), "packing")]
 
 
-def pattern_text(layers: Sequence[Any]) -> str:
-    """How the kept 3x3 kernels of all layers share the patterns, as a table of the 16 most frequent."""
-    from .patterns import pattern_name
-    from .report import format_table
-
-    counts: dict[int, int] = {}
-    for layer in layers:
-        if layer.shape[2:] == (3, 3):
-            for mask, count in layer.patterns.items():
-                counts[mask] = counts.get(mask, 0) + count
-    total = sum(counts.values())
-    rows = [(pattern_name(m), n, 100 * n / total) for m, n in sorted(counts.items(), key=lambda i: (-i[1], i[0]))]
-    more = f"\nand {len(rows) - 16} more" if len(rows) > 16 else ""
-    return f"\n{format_table(('3x3 pattern', 'kernels', '%'), rows[:16])}{more}" if rows else ""
+def is_packed(path: Path) -> bool:
+    """Whether a file holds packed bytes."""
+    with open(path, "rb") as file:
+        return file.read(len(PACKED_MAGIC)) == PACKED_MAGIC
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -317,8 +309,8 @@ def run_info(args: argparse.Namespace) -> None:
         print(f"isa       {row['name']}: {state}, {row['lanes']} fp32 lanes")
     for row in facts["ukernels"]:
         print(f"ukernel   {row}")
-    for name, version in facts["libraries"].items():
-        print(f"{name:<9} {version or 'not installed'}")
+    for name, installed in facts["libraries"].items():
+        print(f"{name:<9} {installed or 'not installed'}")
 
 
 def info() -> dict[str, Any]:
@@ -340,10 +332,15 @@ def info() -> dict[str, Any]:
 
 def run_prune(args: argparse.Namespace) -> None:
     """pconv prune"""
+    from .cases import blocks_1x1
     from .checkpoint import conv_tree, conv_weights, load_checkpoint, save_atomically
     from .prune import prune_
 
     source = Path(args.checkpoint)
+    if source.is_dir():
+        raise UsageError(f"{source}: is a folder, expected a state dict that torch.save wrote")
+    if is_packed(source):
+        raise UsageError(f"{source}: holds packed weights, which are pruned already (see them with pconv inspect)")
     output = Path(args.output) if args.output else source.with_name(f"{source.stem}.pruned{source.suffix}")
     if not output.resolve().parent.is_dir():
         raise UsageError(f"--output: the folder of {output} does not exist")
@@ -353,11 +350,13 @@ def run_prune(args: argparse.Namespace) -> None:
     if not conv_weights(state):
         raise UsageError(f"{source}: holds no 4-D float32 weight")
     next(steps)
+    tree = conv_tree(state)  # shares the weights' memory with `content`
     report = prune_(
-        conv_tree(state),  # shares the weights' memory with `content`
+        tree,
         patterns=named_patterns(args.patterns),
         connectivity=args.connectivity,
         connectivity_1x1=args.connectivity_1x1,
+        block=blocks_1x1(tree, args.block, args.connectivity_1x1),
         skip=args.skip,
     )
     next(steps)

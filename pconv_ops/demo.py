@@ -66,11 +66,21 @@ class DemoResult:
             f"outputs equal: deviations are relative to the largest value of a tensor; that of the logits is"
             f" {self.deviations['logits']:.1e}, allowed {TOLERANCE:g}",
             f"the logits tell images apart: turning the image around changes them by {self.images_differ:.2f}",
-            _speed_line("convolutions", *(sum(row[key] for row in self.rows) for key in ("ms", "dense_ms"))),
+            _sum_line("pruned convolutions, as in the picture", pruned_rows(self.rows)),
+            _sum_line("convolutions, the dense one included", self.rows),
             _speed_line("whole net with its dense classifier", *self.net_ms),
             f"picture: {self.picture}",
         ]
         return "\n".join(lines)
+
+
+def pruned_rows(rows: list[Row]) -> list[Row]:
+    """Without the layers that pruning left dense, which torch runs on both sides."""
+    return [row for row in rows if row["kind"] != "dense"]
+
+
+def _sum_line(what: str, rows: list[Row]) -> str:
+    return _speed_line(f"{len(rows)} {what}", *(sum(row[key] for row in rows) for key in ("ms", "dense_ms")))
 
 
 def _speed_line(what: str, ms: float, dense_ms: float) -> str:
@@ -164,7 +174,7 @@ def run(image: str | None, threads: int | None, out: Path, track: Track) -> Demo
 
 def draw(path: Path, rows: list[Row], pruned: PruneReport, peak: float, threads: int, isa: str) -> None:
     """The picture of the pruned layers' speeds and of all their patterns."""
-    rows = [row for row in rows if row["kind"] != "dense"]
+    rows = pruned_rows(rows)
     speeds = [LayerSpeed(r["layer"], r["useful_gflops"], r["useful_gflops"] / r["speedup"]) for r in rows]
     names = {row["layer"] for row in rows}
     patterns: dict[int, int] = {}

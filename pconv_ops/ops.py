@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._native import PackedConv
-from .packing import is_tensor, parse_activation, report_copy
+from .packing import is_tensor, output_size, parse_activation, report_copy
 from .threads import get_num_threads
 
 _FLOAT32 = np.dtype(np.float32)
@@ -67,7 +67,7 @@ def _conv2d_numpy(
     n, channels, h, w = images.shape
     if channels != packed.in_channels:
         raise ValueError(f"x: expected {packed.in_channels} channels, got shape {list(x.shape)}")
-    shape: tuple[int, ...] = (n, packed.out_channels, *packed.output_shape(h, w))
+    shape: tuple[int, ...] = (n, packed.out_channels, *output_size(packed, x.shape))
     channels_last = not images.flags.c_contiguous and _is_dense(images, True)
     plus = None if residual is None else _operand("residual", residual, shape, batched)
     if out is None:

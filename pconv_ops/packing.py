@@ -11,7 +11,6 @@ import math
 import re
 import sys
 import warnings
-from functools import lru_cache
 from operator import index
 from typing import Any
 
@@ -91,14 +90,15 @@ def parse_padding(
     return (pad_h, pad_w, pad_h, pad_w)
 
 
-@lru_cache(maxsize=256)
 def _parse_activation_text(text: str) -> tuple[float, float]:
     known = _ACTIVATIONS.get(text)
     if known is not None:
         return known
     match = _CLAMP.fullmatch(text)
     if match is None:
-        raise ValueError(f"activation: expected 'relu', 'relu6' or 'clamp(min,max)', got '{text}'")
+        raise ValueError(
+            f"activation: expected None, 'relu', 'relu6', 'clamp(min,max)' or a pair (min, max), got '{text}'"
+        )
     try:
         low, high = float(match[1]), float(match[2])
     except ValueError:
@@ -136,6 +136,14 @@ def activation_text(activation: Any) -> str:
         if limits == known:
             return text
     return f"clamp({limits[0]!r},{limits[1]!r})"
+
+
+def output_size(packed: PackedConv, shape: Any) -> tuple[int, int]:
+    """(out_h, out_w) for x of this shape, [..., H, W]; errors name x, as the caller knows no h and w."""
+    try:
+        return packed.output_shape(int(shape[-2]), int(shape[-1]))
+    except ValueError as error:
+        raise ValueError(f"x: shape {list(shape)}: {error}") from None
 
 
 def is_tensor(value: Any) -> bool:

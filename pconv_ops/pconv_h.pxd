@@ -56,7 +56,7 @@ cdef extern from "pconv/pconv.h" nogil:
         const char* name
         const char* isa
         const char* body
-        int stride, rows, vectors, lanes
+        int stride, rows, vectors, lanes, block
         uint32_t taps
     ctypedef struct pconv_pattern_info:
         const char* name

@@ -44,7 +44,7 @@ def draw_taps(axes: Any, mask: int, x: float, y: float, cell_x: float, cell_y: f
 
 
 def draw_speeds(axes: Any, layers: Sequence[LayerSpeed], peak: float | None) -> None:
-    """Bars of useful GFLOP/s for each layer, ours beside dense; a dashed line marks the FMA peak."""
+    """Bars of useful GFLOP/s for each layer, ours beside dense; a dashed line marks the highest FMA peak."""
     width = 0.4
     places = range(len(layers))
     axes.bar([i - width / 2 for i in places], [s.ours for s in layers], width, color=OURS, label="pconv_ops")
@@ -60,7 +60,7 @@ def draw_speeds(axes: Any, layers: Sequence[LayerSpeed], peak: float | None) -> 
                 fontsize=8,
             )
     if peak is not None:
-        axes.axhline(peak, color="#555555", linestyle="--", linewidth=1, label=f"FMA peak, {peak:.0f} GFLOP/s")
+        axes.axhline(peak, color="#555555", linestyle="--", linewidth=1, label=f"highest FMA peak, {peak:.0f} GFLOP/s")
     axes.set_xticks(list(places), [s.name for s in layers], rotation=35, ha="right", rotation_mode="anchor")
     axes.set_ylabel("useful GFLOP/s")
     axes.set_title("Speed of each layer (kept weights only)", fontsize=11, loc="left")

@@ -328,3 +328,16 @@ class InspectReport(Report):
 
     def to_json(self) -> dict[str, Any]:
         return {"layers": [_named_patterns(asdict(layer), layer.shape[2:]) for layer in self.layers]}
+
+
+def pattern_text(layers: Sequence[LayerInspection]) -> str:
+    """How the kept 3x3 kernels of all layers share the patterns, as a table of the 16 most frequent."""
+    counts: dict[int, int] = {}
+    for layer in layers:
+        if layer.shape[2:] == (3, 3):
+            for mask, count in layer.patterns.items():
+                counts[mask] = counts.get(mask, 0) + count
+    total = sum(counts.values())
+    rows = [(pattern_name(m), n, 100 * n / total) for m, n in sorted(counts.items(), key=lambda i: (-i[1], i[0]))]
+    more = f"\nand {len(rows) - 16} more" if len(rows) > 16 else ""
+    return f"\n{format_table(('3x3 pattern', 'kernels', '%'), rows[:16])}{more}" if rows else ""

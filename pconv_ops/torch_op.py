@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ._native import PackedConv
 from .extents import overlap, start
 from .handles import read_packed, tensor_from
-from .packing import activation_text, parse_activation, report_copy
+from .packing import activation_text, output_size, parse_activation, report_copy
 from .threads import get_num_threads
 
 _C = torch._C
@@ -124,7 +124,7 @@ def conv2d(
         raise ValueError("out: cannot be given when an operand requires a gradient")
     autocast = torch.is_autocast_enabled("cpu")
     batch = _batch_of("x", x)
-    shape = (batch.shape[0], packed.out_channels, *packed.output_shape(int(batch.shape[2]), int(batch.shape[3])))
+    shape = (batch.shape[0], packed.out_channels, *output_size(packed, x.shape))
     _checked_out(out, x, residual, shape if x.dim() == 4 else shape[1:], _format_of(x, batch))
     with torch.autocast("cpu", enabled=False):  # out is fp32: nothing may be rounded on the way to it
         if autocast:
@@ -201,7 +201,7 @@ def _layout_of(x: torch.Tensor, packed: PackedConv) -> _Layout:
         n, channels, h, w = batch.shape
         if channels != packed.in_channels:
             raise ValueError(f"x: expected {packed.in_channels} channels, got shape {list(x.shape)}")
-        shape = (n, packed.out_channels, *packed.output_shape(h, w))
+        shape = (n, packed.out_channels, *output_size(packed, x.shape))
         strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
         layout = _Layout(n, h, w, x.dim() == 4, last, memory_format, dense, shape, strides)
         if len(packed.memo) >= _MAX_LAYOUTS:

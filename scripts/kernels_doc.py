@@ -19,19 +19,20 @@ TEMPLATE = """\
 <!-- Written by scripts/kernels_doc.py: change the sources it names and run it again. -->
 # Ukernels, instruction sets, patterns
 
-`conv3x3` and `map3x3` compute 3x3 convolutions with stride 1 and dilation 1, `taps` any other convolution, all in fp32.
-A plan takes the one of its instruction set that is predicted to need the least work for the layer's shape
-(`src/plan.cpp`).
+A ukernel is named `f32_<body>[_s<stride>|<block>]_<rows>x<vectors>_<isa>`: the stride of bodies that have one, the
+number of filters that share every load of those that have blocks. A plan takes the one of its instruction set that is
+predicted to need the least work for the layer's shape (`src/plan.cpp`).
 
+## Bodies (`src/kernels/`)
+
+{bodies}
 ## Ukernels (`src/kernels/table.inl`)
 
 {ukernels}
-*Sums*: vectors of the left, the centre and the right tap column, held in registers where the register file is large
-enough. *Carry*: bytes that a filter leaves to the tile on the right. *Tile*: bytes of an input channel in the packed
-input window, which has two rows more than the outputs. `map3x3` holds a whole map that is padded by 1, of w columns
-and h rows with h * (w + 1) at most the lanes of its vectors, and has sums for every tap; above three vectors only for
-those of the cross, so that it takes layers whose patterns lie within it, as the SCPs do. The number behind `taps` is
-how many filters share every load; more than one only where they keep the same kernels. The tile depends on the layer.
+*Tile*: outputs that are computed together; of `planes` and `scatter` at most. *Sums*: vectors of them in registers,
+as far as the register file is large enough. *Carry*: bytes that a filter keeps in memory: what `conv3x3` leaves to the
+tile on the right, and the sums of `scatter`. *Input*: bytes of an input channel in the packed tile, of `planes` and
+`scatter` what a tile reads of a plane; - where the layer's geometry says.
 
 ## Instruction sets (`src/isas.def`, best first)
 
@@ -41,6 +42,43 @@ how many filters share every load; more than one only where they keep the same k
 {n_patterns} specialised 3x3 masks. Any other mask runs as the smallest one that contains it.
 
 {patterns}"""
+# Body of KernelInfo -> the file it stands in, and what it does.
+BODIES = {
+    "kPattern": (
+        "conv3x3.inl",
+        "3x3, dilation 1, stride 1: left, centre and right taps are summed apart on the same aligned inputs, the sums"
+        " shifted once a tile (deferred shift); every input is loaded once a kernel",
+    ),
+    "kPattern2": (
+        "conv3x3s2.inl",
+        "the same for stride 2: rows lie in the tile as even and odd columns, only the left taps' sums are shifted",
+    ),
+    "kMap": (
+        "map3x3.inl",
+        "3x3, stride 1, padding 1, maps of w columns and h rows with h * (w + 1) at most the lanes of the vectors: the"
+        " whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as the"
+        " SCPs are",
+    ),
+    "kWindow": (
+        "taps.inl",
+        "any convolution, NHWC too: a stream of (offset, weight) over the rows that a tile's outputs read, split into"
+        " phases by the stride; with blocks only for filters that keep the same kernels",
+    ),
+    "kPlanes": (
+        "taps.inl",
+        "any convolution in NCHW: the same stream over planes (im2col: what one tap reads, output after output), so"
+        " that no lane of a narrow map stays empty; 1x1 layers read the image itself",
+    ),
+    "kScatter": (
+        "scatter.inl",
+        "any convolution in NCHW: what up to four taps of a channel read stays in registers while every kernel with"
+        " those taps adds to the sums of its filter in L1; planes as above",
+    ),
+    "kDepthwise": (
+        "depthwise.inl",
+        "filters of one channel each, any geometry, NCHW: padded rows in L1 instead of tiles",
+    ),
+}
 
 
 class Isa(NamedTuple):
@@ -51,13 +89,21 @@ class Isa(NamedTuple):
     lanes: int
 
 
+class Row(NamedTuple):
+    """What a *_row function of table.inl says before its numbers."""
+
+    name: str
+    body: str
+    stride: int
+
+
 class Ukernel(NamedTuple):
     name: str
     isa: Isa
     rows: int
     vectors: int
     sums: int
-    tile_floats: int
+    input_floats: int | None  # None: the layer's geometry says
     carry_floats: int
 
 
@@ -92,60 +138,89 @@ def table_rows(lanes: int) -> str:
     return find(special if re.search(special, text, re.DOTALL) else r"struct Tiles \{(.*?)\n\};", text, "table.inl")
 
 
-def carry_floats(isa: Isa, rows: int) -> int:
-    """Evaluates kCarryFloats of conv3x3.inl, so that the formula stands there alone."""
-    text = read("src/kernels/conv3x3.inl")
-    formula = find(r"constexpr int kCarryFloats =\s+([^;]+);", text, "conv3x3.inl").replace("/", "//")
+def carry_floats(isa: Isa, rows: int, path: str) -> int:
+    """Evaluates kCarryFloats of a body, so that the formula stands there alone."""
+    formula = find(r"constexpr int kCarryFloats =\s+([^;]+);", read(path), path).replace("/", "//")
     last_lanes = constant("kLastLanes", f"src/kernels/simd/{isa.name}.h")
     for name, value in {"Vec::kLanes": isa.lanes, "Vec::kLastLanes": last_lanes, "kRows": rows}.items():
         formula = formula.replace(name, str(value))
     return int(eval(formula, {"__builtins__": {}}))
 
 
-def name(body: str, isa: Isa, rows: int, vectors: int) -> str:
+def row_functions() -> dict[str, Row]:
+    row = r'constexpr KernelInfo (\w+)_row\(\) \{.*?return \{"(\w+)",\s+Body::(\w+),\s+(\d+),'
+    found = re.findall(row, read("src/kernels/table.inl"), re.DOTALL)
+    return {function: Row(name, body, int(stride)) for function, name, body, stride in found}
+
+
+def ukernel_name(row: Row, isa: Isa, rows: int, vectors: int, block: int) -> str:
     """As dispatch.cpp spells it."""
-    spelling = find(r'"(f32_%s_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
-    return spelling % (body, 1, rows, vectors, isa.name)
+    dispatch = read("src/dispatch.cpp")
+    kind = ""
+    if row.body in ("kPattern", "kMap"):
+        kind = (
+            find(r'pattern\(\)\) std::snprintf\(kind, sizeof\(kind\), "([^"]*)"', dispatch, "dispatch.cpp") % row.stride
+        )
+    if block > 0:
+        kind = find(r'block > 0\) std::snprintf\(kind, sizeof\(kind\), "([^"]*)"', dispatch, "dispatch.cpp") % block
+    return find(r'"(f32_[^"]*)"', dispatch, "dispatch.cpp") % (row.name, kind, rows, vectors, isa.name)
 
 
-def tile_ukernel(isa: Isa, rows: int, vectors: int) -> Ukernel:
-    tile = (rows + 2) * vectors * isa.lanes
-    return Ukernel(
-        name("conv3x3", isa, rows, vectors),
-        isa,
-        rows,
-        vectors,
-        3 * rows * vectors,
-        tile,
-        carry_floats(isa, rows),
-    )
+def ukernel(row: Row, isa: Isa, arguments: list[str]) -> Ukernel:
+    """Of a row of the table with these template arguments behind V."""
+    rows = block = carry = 0
+    inputs: int | None = None
+    vectors = 0
+    if row.body == "kPattern":
+        rows, vectors = map(int, arguments)
+        tile_rows = rows + 2 if row.stride == 1 else 2 * (2 * rows + 1)
+        sums, inputs = 3 * rows * vectors, tile_rows * vectors * isa.lanes
+        carry = carry_floats(isa, rows, f"src/kernels/{file_of(row)}")
+    elif row.body == "kMap":
+        rows, vectors = 1, int(arguments[0])
+        mask = find(rf"{arguments[1]} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")
+        copies = 2 if vectors == 1 else 1
+        sums, inputs = bin(int(mask, 16)).count("1") * vectors * copies, vectors * isa.lanes
+    elif row.body == "kWindow":
+        rows, vectors, block = map(int, arguments)
+        sums = rows * vectors * block
+    elif row.body == "kPlanes":
+        rows, (vectors, block) = 1, map(int, arguments)
+        sums, inputs = vectors * block, vectors * isa.lanes
+    elif row.body == "kScatter":
+        rows, vectors = 1, int(arguments[0])
+        sums, inputs, carry = vectors, vectors * isa.lanes, vectors * isa.lanes
+    elif row.body == "kDepthwise":
+        rows, vectors = 1, constant("kDepthwiseVectors", "src/kernels/table.inl")
+        sums = vectors
+    else:
+        sys.exit(f"kernels_doc.py: does not know {row.body}: tell it what the body does and how its rows read")
+    return Ukernel(ukernel_name(row, isa, rows, vectors, block), isa, rows, vectors, sums, inputs, carry)
 
 
-def map_ukernel(isa: Isa, vectors: int, family: str) -> Ukernel:
-    mask = find(rf"{family} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")
-    copies = 2 if vectors == 1 else 1
-    sums = bin(int(mask, 16)).count("1") * vectors * copies
-    return Ukernel(name("map3x3", isa, 1, vectors), isa, 1, vectors, sums, vectors * isa.lanes, 0)
+def file_of(row: Row) -> str:
+    return BODIES[key_of(row)][0]
 
 
-def taps_ukernel(isa: Isa, rows: int, vectors: int, block: int) -> Ukernel:
-    spelling = find(r'"(f32_%s%d_[^"]*)"', read("src/dispatch.cpp"), "dispatch.cpp")
-    name = spelling % ("taps", block, rows, vectors, isa.name)
-    return Ukernel(name, isa, rows, vectors, rows * vectors * block, 0, 0)
+def key_of(row: Row) -> str:
+    return f"{row.body}2" if row.body == "kPattern" and row.stride == 2 else row.body
 
 
 def ukernels() -> list[Ukernel]:
-    found = []
+    functions, found = row_functions(), []
     for isa in isas():
-        row = r"(conv3x3|map3x3|taps)_row<V, (\d+), (\w+)(?:, (\d+))?>\(\)"
-        for body, first, second, block in re.findall(row, table_rows(isa.lanes)):
-            if body == "taps":
-                found.append(taps_ukernel(isa, int(first), int(second), int(block)))
-            elif body == "conv3x3":
-                found.append(tile_ukernel(isa, int(first), int(second)))
-            else:
-                found.append(map_ukernel(isa, int(first), second))
+        for function, arguments in re.findall(r"(\w+)_row(?:<V, ([\w, ]+)>)?\(\)", table_rows(isa.lanes)):
+            found.append(ukernel(functions[function], isa, arguments.split(", ")))
     return found
+
+
+def body_rows() -> list[list[str]]:
+    rows = []
+    for row in row_functions().values():
+        file, text = BODIES[key_of(row)]
+        stride = f", stride {row.stride}" if row.body == "kPattern" else ""
+        rows.append([f"`{row.name}`{stride}", f"`{file}`", text])
+    return rows
 
 
 def taps_histogram() -> Counter[int]:
@@ -167,7 +242,7 @@ def page() -> str:
             f"{u.rows} x {u.vectors} x {u.isa.lanes}",
             str(u.sums),
             str(u.carry_floats * 4),
-            str(u.tile_floats * 4),
+            "-" if u.input_floats is None else str(u.input_floats * 4),
         ]
         for u in ukernels()
     ]
@@ -182,7 +257,8 @@ def page() -> str:
         for i in isas()
     ]
     return TEMPLATE.format(
-        ukernels=table(["name", "ISA", "rows x vectors x lanes", "sums", "carry", "tile"], kernel_rows),
+        bodies=table(["body", "file", "what it does"], body_rows()),
+        ukernels=table(["name", "ISA", "tile: rows x vectors x lanes", "sums", "carry", "input"], kernel_rows),
         isas=table(["name", "architecture", "CPU features", "fp32 lanes", "compiler flags"], isa_rows),
         n_patterns=sum(taps.values()),
         patterns=table(["taps", "masks"], [[str(n), str(count)] for n, count in sorted(taps.items())]),

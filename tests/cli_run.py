@@ -1,4 +1,7 @@
-"""Runs the pconv command for its tests."""
+"""Runs the pconv command for its tests, and what they feed it."""
+
+import torch
+from torch import nn
 
 from pconv_ops import cli
 
@@ -11,3 +14,20 @@ def run(capsys, *arguments):
         status = stop.code
     out, err = capsys.readouterr()
     return status, out, err
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.Conv2d(16, 32, 3),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, 32, 3, groups=32),
+        nn.Conv2d(32, 64, 1),
+        nn.Linear(4, 4),
+    )
+
+
+def save(path, content):
+    torch.save(content, path)
+    return path

@@ -1,6 +1,7 @@
-"""The Cortex-A76 loop model: what it reads out of a line of disassembly."""
+"""bench/aarch64: what the Cortex-A76 loop model reads out of disassembly; the arguments of count.py."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,3 +39,12 @@ def test_loop_of_independent_sums_runs_at_the_peak_of_two_a_cycle(model):
 def test_chain_through_one_sum_runs_at_its_latency(model):
     body = ["fmla v0.4s, v30.4s, v31.s[0]"] * 8 + ["subs x0, x0, #0x1", "b.ne 10 <loop>"]
     assert 8 / model.cycles_per_turn(body) == pytest.approx(1 / model.FMLA_TO_ACCUMULATOR)
+
+
+@pytest.mark.parametrize(
+    ("layer", "status"), [("64,64,56,56", 0), ("64,64,56", 2), ("64,x,56,56", 2), ("0,64,56,56", 2)]
+)
+def test_count_names_a_bad_layer(layer, status):
+    command = [sys.executable, SOURCE.with_name("count.py"), "--layer", layer, "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status and ("need IC,OC,H,W" in done.stderr) == (status != 0)

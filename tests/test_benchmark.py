@@ -77,7 +77,7 @@ def test_net_rows(quick):
     assert [(row["h"], row["w"]) for row in layers] == [(s, s) for s in (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)]
     for row in (conv_sum, whole_net):
         assert tuple(row) == benchmark.ROW_KEYS and row["layer"] is None and row["net"] == "vgg16_cifar"
-        assert row["density"] == pytest.approx(1 / 6.98, rel=0.01)
+        assert row["density"] == pytest.approx(1 / 6.97, rel=0.01)
     assert (conv_sum["scope"], whole_net["scope"]) == ("conv_sum", "whole_net")
     for key in ("ms", "dense_ms"):
         assert conv_sum[key] == pytest.approx(sum(row[key] for row in layers))
@@ -95,6 +95,13 @@ def test_layer_row(quick):
     assert (row["net"], row["layer"], row["groups"], row["h"], row["w"]) == (None, "layer", 2, 9, 13)
     assert (row["kind"], row["pattern_set"], row["threads"]) == ("grouped3x3", "random8", 2)
     assert row["density"] == pytest.approx(4 / 9 / 2)
+
+
+def test_conditions_show_the_range_of_peaks():
+    row = {"threads": 1, "isa": "scalar", "useful_gflops": 50.0}
+    rows = [{**row, "peak_fraction": fraction} for fraction in (0.5, 0.625, None)]
+    assert "FMA peak 80 to 100 GFLOP/s (each layer against its own)" in benchmark.conditions_text(rows)
+    assert "FMA peak 100 GFLOP/s, " in benchmark.conditions_text(rows[:1]) and benchmark.peak_of(rows) == 100
 
 
 def test_forced_isa_really_runs(quick):

@@ -2,36 +2,20 @@
 
 import copy
 import json
-import os
-import pickle
 import re
-import stat
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from cli_run import run
+from cli_run import run, save, small_net
 from torch import nn
 
 import pconv_ops
 from pconv_ops import benchmark, cli
 from pconv_ops.prune import prune_
 from pconv_ops.zoo import NETS
-
-
-def small_net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3),
-        nn.Conv2d(16, 32, 3),
-        nn.BatchNorm2d(32),
-        nn.Conv2d(32, 32, 3, groups=32),
-        nn.Conv2d(32, 64, 1),
-        nn.Linear(4, 4),
-    )
-
 
 # ---- usage
 
@@ -67,6 +51,9 @@ def small_net():
         "bench --layer 8,8,8,8 --json no/such/folder/x.json",
         "inspect no_such_file",
         "prune no_such_file",
+        "inspect .",
+        "inspect vgg16_cifar --block 4",
+        "prune .",
         "demo --image no_such_file",
         "demo --threads x",
         "info --frobnicate",
@@ -85,6 +72,15 @@ def test_help_is_status_0(capsys):
     for command in ("", "demo", "bench", "inspect", "info", "prune"):
         status, out, err = run(capsys, *command.split(), "--help")
         assert status == 0 and out.startswith("usage: pconv") and err == ""
+
+
+def test_version_is_that_of_the_library(capsys):
+    assert run(capsys, "--version") == (0, f"pconv_ops {pconv_ops.__version__}\n", "")
+
+
+def test_unknown_isa_is_blamed_on_the_option(capsys, quick):
+    status, _, err = run(capsys, "bench", "--layer", "8,8,8,8", "--isa", "mmx")
+    assert status == 2 and "isa: got 'mmx', this build runs here: " in err and "PCONV_FORCE_ISA" not in err
 
 
 def test_choices_are_those_of_the_library():
@@ -154,112 +150,6 @@ def test_info_tells_what_is_built_in(capsys):
     status, out, _ = run(capsys, "info")
     assert status == 0 and f"{facts['isa']}: in use" in out
     assert all(name in out for name in facts["ukernels"])
-
-
-# ---- prune
-
-
-def save(path, content):
-    torch.save(content, path)
-    return path
-
-
-def test_prune_writes_what_prune_makes(capsys, tmp_path):
-    net = small_net()
-    source = save(tmp_path / "net.pth", net.state_dict())
-    status, out, _ = run(capsys, "prune", source, "--connectivity", 2, "--patterns", "random8", "--connectivity-1x1", 4)
-    assert status == 0 and "net.pruned.pth" in out and "depthwise: patterns only" in out
-    pruned = torch.load(tmp_path / "net.pruned.pth", weights_only=True)
-    prune_(net, patterns=pconv_ops.PatternSet.random(8), connectivity=2, connectivity_1x1=4)
-    expected = net.state_dict()
-    assert list(pruned) == list(expected)
-    for key, value in expected.items():
-        assert pruned[key].dtype == value.dtype and torch.equal(pruned[key], value), key
-    assert torch.equal(torch.load(source, weights_only=True)["1.weight"], small_net()[1].weight)
-
-
-def test_prune_keeps_the_rest_of_a_training_checkpoint(capsys, tmp_path):
-    net = small_net()
-    odd = torch.arange(24.0).reshape(2, 12)[:, ::2]
-    extra = {"epoch": 7, "best": 0.5, "odd": odd, "half": torch.ones(2, 2, 3, 3, dtype=torch.float16)}
-    source = save(tmp_path / "run.ckpt", {"state_dict": net.state_dict(), "optimizer": extra})
-    target = tmp_path / "small.ckpt"
-    status, _, _ = run(capsys, "prune", source, "-o", target, "--skip", "1")
-    content = torch.load(target, weights_only=True)
-    assert status == 0 and content["optimizer"]["epoch"] == 7 and content["optimizer"]["best"] == 0.5
-    assert torch.equal(content["optimizer"]["odd"], odd)
-    state = content["state_dict"]
-    for key, value in net.state_dict().items():
-        assert torch.equal(state[key], value) == (key != "3.weight"), key
-    assert int(state["3.weight"].count_nonzero()) == 32 * 4
-
-
-def test_prune_handles_names_that_nest(capsys, tmp_path):
-    shape = (8, 8, 3, 3)
-    torch.manual_seed(1)
-    state = {"a.b.weight": torch.randn(shape), "a.weight": torch.randn(shape), "kernel": torch.randn(shape)}
-    status, _, _ = run(capsys, "prune", save(tmp_path / "n.pt", state), "--connectivity", 2)
-    pruned = torch.load(tmp_path / "n.pruned.pt", weights_only=True)
-    assert status == 0 and [int(v.count_nonzero()) for v in pruned.values()] == [128, 128, 128]
-    status, _, _ = run(capsys, "prune", save(tmp_path / "w.pt", {"weight": torch.randn(shape)}))
-    assert status == 0 and int(torch.load(tmp_path / "w.pruned.pt")["weight"].count_nonzero()) == 21 * 4
-
-
-class Attack:
-    """Would make a file when unpickled by a careless reader."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("command", ["prune", "inspect"])
-def test_files_that_are_no_state_dict_are_refused(capsys, tmp_path, command):
-    trap = tmp_path / "trap"
-    contents = {
-        "garbage": b"\x00garbage" * 9,
-        "empty": b"",
-        "attack": pickle.dumps({"a.weight": Attack(trap)}),
-        "truncated": save(tmp_path / "whole", small_net().state_dict()).read_bytes()[:-100],
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    save(tmp_path / "list", [torch.ones(2)])
-    save(tmp_path / "numbers", {"a": 1})
-    save(tmp_path / "linear", {"a.weight": torch.ones(2, 2)})
-    for name in (*contents, "list", "numbers", "linear", "."):
-        status, out, err = run(capsys, command, tmp_path / name)
-        assert (status, out, err.count("\n")) == (2, "", 1), (name, err)
-    assert not trap.exists() and not list(tmp_path.glob("*pruned*"))
-
-
-def test_prune_rules_come_back_as_errors(capsys, tmp_path):
-    source = save(tmp_path / "net.pth", small_net().state_dict())
-    for arguments, words in ((["--skip", "layer9"], "layer9"), (["--connectivity", "10000"], "keeps none")):
-        status, _, err = run(capsys, "prune", source, *arguments)
-        assert status == 2 and words in err and err.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["net.pth"]
-
-
-def test_prune_replaces_its_output_whole_or_not_at_all(capsys, tmp_path, monkeypatch):
-    source, target = save(tmp_path / "net.pth", small_net().state_dict()), tmp_path / "out.pth"
-    target.write_bytes(b"old")
-
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        status, _, err = run(capsys, "prune", source, "-o", target)
-    assert status == 2 and "No space left" in err
-    assert target.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
-    assert run(capsys, "prune", source, "-o", target)[0] == 0
-    assert "1.weight" in torch.load(target, weights_only=True)
-    mask = os.umask(0)
-    os.umask(mask)
-    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
 
 
 # ---- inspect
@@ -338,6 +228,11 @@ def test_demo_compares_times_and_draws(capsys, small_demo, tmp_path):
     assert (out_folder / "demo.png").read_bytes()[:4] == b"\x89PNG"
     assert "outputs equal" in out and "grace_hopper.jpg" in out
     assert re.search(r"\d+ of 13 convolutions converted", out)  # which are faster, the machine decides
+    pruned_ms, all_ms = (
+        float(re.search(rf"^{words}: ([\d.]+) ms", out, re.MULTILINE)[1])
+        for words in ("12 pruned convolutions, as in the picture", "13 convolutions, the dense one included")
+    )
+    assert pruned_ms < all_ms
     deviations = re.findall(r"^features\.\d+ .* (\d\.\de[-+]\d+)$|logits is (\d\.\de[-+]\d+),", out, re.MULTILINE)
     assert len(deviations) == 14 and all(float(one or other) <= 1e-4 for one, other in deviations)
 

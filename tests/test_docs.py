@@ -105,6 +105,18 @@ def test_architecture_names_every_file():
     assert [str(path.relative_to(ROOT)) for path in wanted if path.name not in named | built] == []
 
 
+def test_architecture_has_no_long_lines():
+    lines = enumerate(read("docs/ARCHITECTURE.md").splitlines(), 1)
+    assert [(number, len(line)) for number, line in lines if len(line) > 120] == []
+
+
+def test_architecture_names_every_test():
+    page = read("docs/ARCHITECTURE.md")
+    modules = {path.stem for path in (ROOT / "pconv_ops").glob("*.py")}
+    others = [path.name for path in (ROOT / "tests").glob("*.py") if path.stem.removeprefix("test_") not in modules]
+    assert [name for name in others if name not in page] == []
+
+
 def imported(path: Path) -> set[str]:
     """Sibling modules that a file imports when it runs, in functions too."""
     names: set[str] = set()

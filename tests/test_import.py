@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,14 @@ def test_forced_isa_shows_and_unknown_one_is_an_error():
         command, env=os.environ | {"PCONV_FORCE_ISA": "mmx"}, capture_output=True, text=True, timeout=120
     )
     assert result.returncode != 0 and "BackendUnavailable" in result.stderr and "scalar" in result.stderr
+
+
+def test_source_tree_without_the_core_says_what_to_do(tmp_path):
+    package = tmp_path / "pconv_ops"
+    package.mkdir()
+    for source in Path(pconv_ops.__file__).parent.glob("*.py"):
+        (package / source.name).write_bytes(source.read_bytes())
+    command = [sys.executable, "-S", "-m", "pconv_ops", "info"]  # -S: nor is it installed
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "the compiled core is not in" in done.stderr and "make build" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -217,6 +217,15 @@ def test_out_may_be_the_residual(layer):
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("size", [(5, 0), (0, 5), (2, 5)])
+def test_maps_that_are_too_small_are_named_with_their_shape(convert, size):
+    packed = pconv_ops.pack(np.ones((6, 6, 3, 3), np.float32))
+    x = convert(np.zeros((1, 6, *size), np.float32))
+    with pytest.raises(ValueError, match=rf"^x: shape \[1, 6, {size[0]}, {size[1]}\]: "):
+        pconv_ops.conv2d(x, packed)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_overlaps_are_refused(convert):
     packed = pconv_ops.pack(np.ones((6, 6, 3, 3), np.float32), padding=1)
     size = 6 * 5 * 7

@@ -192,6 +192,13 @@ def test_bad_activation_values(activation):
         parse_activation(activation)
 
 
+def test_unknown_activation_lists_every_form():
+    with pytest.raises(
+        ValueError, match=r"None, 'relu', 'relu6', 'clamp\(min,max\)' or a pair \(min, max\), got 'gelu'"
+    ):
+        parse_activation("gelu")
+
+
 @pytest.mark.parametrize("activation", [1, torch.relu, (None, 1)])
 def test_bad_activation_kinds(activation):
     with pytest.raises(TypeError, match="activation"):

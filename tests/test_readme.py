@@ -8,18 +8,32 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_readme_example_runs():
+def test_readme_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].strip().splitlines()) <= 12
+    assert len(blocks) == 3 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
     space: dict = {}
-    exec(compile(blocks[0], "README.md", "exec"), space)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), space)
     assert space["fast"].report.layers[0].chosen == "pconv"
+    kept = int(space["model"][0].weight.count_nonzero())
+    assert 64 * 128 * 9 / kept == pytest.approx(6.97, abs=0.005) and len(space["masks"]) == 1
+    assert space["y"].shape == (1, 128, 56, 56) and space["y"].dtype.name == "float32"
 
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("bench/**/*.md"))]
+def pages(root):
+    """The pages of the repository; hidden folders, such as pytest's caches, hold others."""
+    found = [page for where in ("*.md", "docs/*.md", "bench/**/*.md") for page in sorted(root.glob(where))]
+    return [page for page in found if not any(part.startswith(".") for part in page.relative_to(root).parts)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_of_hidden_folders_are_left_out(tmp_path):
+    for path in ("README.md", "bench/a/README.md", "bench/.pytest_cache/README.md"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert [str(page.relative_to(tmp_path)) for page in pages(tmp_path)] == ["README.md", "bench/a/README.md"]
+
+
+@pytest.mark.parametrize("page", pages(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
