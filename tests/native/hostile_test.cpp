@@ -228,7 +228,7 @@ TEST(layers_that_cannot_run) {
     layer.weights.assign(static_cast<size_t>(layer.group_in() * layer.taps()), 0.0f);
     layer.weights[0] = 1.0f;
     const Packed packed = pack(layer);
-    const pconv_plan_options plan_options = {1, 32, 32, PCONV_NCHW, nullptr, nullptr, 0};
+    const pconv_plan_options plan_options = {1, 32, 32, PCONV_NHWC, nullptr, nullptr, 0};
     pconv_plan* p = nullptr;
     const std::string what = format("kernel %lldx%lld stride %lld,%lld dilation %lld,%lld",
                                     static_cast<long long>(d.kernel_h), static_cast<long long>(d.kernel_w),
