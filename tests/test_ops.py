@@ -325,8 +325,11 @@ def test_packed_must_be_packed(packed):
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_a_geometry_that_needs_too_much_memory_says_so(convert):
     packed = pconv_ops.pack(np.ones((2, 2, 3, 3), np.float32), dilation=60000, padding=60000)
+    x = np.zeros((1, 2, 9, 9), np.float32)
+    assert pconv_ops.conv2d(convert(x), packed).shape == (1, 2, 9, 9)
+    pixels_first = np.zeros((1, 9, 9, 2), np.float32).transpose(0, 3, 1, 2)
     with pytest.raises(ValueError, match="takes more than"):
-        pconv_ops.conv2d(convert(np.zeros((1, 2, 9, 9), np.float32)), packed)
+        pconv_ops.conv2d(convert(pixels_first), packed)
 
 
 def test_nan_passes_the_clamp_and_stays_in_its_window():
