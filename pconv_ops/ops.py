@@ -39,8 +39,7 @@ def conv2d(
     depend on their number. Tensors that require a gradient pass forward, backward raises.
 
     TypeError: wrong kind, device or dtype (big-endian included). ValueError: wrong shape, or a geometry that packs but
-    would need a packed tile of more than 256 MB (huge dilations or strides of channels_last
-    inputs).
+    would need a packed tile of more than 256 MB (huge dilations or strides, channels_last).
     """
     global _torch_conv2d
     if not isinstance(packed, PackedConv):

@@ -3,8 +3,8 @@
 Every pattern of the manifest must give one hot loop in every pattern tile of the neon table, without stack access,
 vector store or call: at 1.95 FMLA per cycle of the A76 model or better with stride 1, at 1.5 with stride 2, where taps
 that share no row and phase load a vector each (the SCPs' loops reach 1.88 to 2.00: docs/PERFORMANCE.md). Every loop of
-a general ukernel whose filters share loads must reach 1.9; those for single filters load a vector for each FMLA and have
-no bar.
+a general ukernel whose filters share loads must reach 1.9; those for single filters load a vector for each FMLA and
+have no bar.
 """
 
 import json
