@@ -336,6 +336,29 @@ def pack_weights(weight, bias, stride, padding, dilation, groups):
     return PackedConv._own(handle)
 
 
+def max_pool(uintptr_t x, uintptr_t y, int64_t planes, size, output, kernel, stride, padding, dilation,
+             int n_threads=0, isa=None):
+    """Max pooling of fp32 planes at these addresses; pairs are (rows, columns)."""
+    cdef pconv_max_pool_args args
+    args.x, args.y = <const float*>x, <float*>y
+    args.planes = planes
+    args.h, args.w = size
+    args.out_h, args.out_w = output
+    args.kernel_h, args.kernel_w = kernel
+    args.stride_h, args.stride_w = stride
+    args.pad_top, args.pad_left = padding
+    args.dilation_h, args.dilation_w = dilation
+    args.n_threads = n_threads
+    args.isa = NULL
+    isa_bytes = _c_name("isa", isa)
+    if isa is not None:
+        args.isa = isa_bytes
+    cdef pconv_status status
+    with nogil:
+        status = pconv_max_pool(&args)
+    _check(status)
+
+
 def set_num_threads(int n):
     _check(pconv_set_num_threads(n))
 

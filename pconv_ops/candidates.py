@@ -1,4 +1,4 @@
-"""Which convolutions of a model may be replaced, and why the others may not.
+"""Which convolutions and max poolings of a model may be replaced, and why other convolutions may not.
 
 Asked by convert.py and its plans before anything runs. Looks at one module at a time; times and changes nothing.
 """
@@ -29,6 +29,12 @@ _HOOKS = (
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than its forward."""
     return any(getattr(module, hooks, None) for hooks in _HOOKS)
+
+
+def is_pool(module: nn.Module) -> bool:
+    """Whether a module is a max pooling that may be replaced."""
+    plain = type(module) is nn.MaxPool2d and not has_hooks(module) and "forward" not in vars(module)
+    return plain and not module.return_indices
 
 
 def obstacle(conv: _ConvNd) -> str:

@@ -74,6 +74,7 @@ class Choices:
         else:
             raise TypeError(f"choices: expected a ConvertReport or the path of one, got {type(source).__name__}")
         self._rows = {row.name: row for row in report.layers}
+        self.pools = list(report.pools)
 
     def check(self, rows: Iterable[LayerConversion]) -> None:
         """ValueError: the layers are not those of the report. `rows`: the model's, as far as they are known."""
@@ -93,6 +94,12 @@ class Choices:
             if old.chosen == "pconv" and new.chosen != "pconv":
                 raise ValueError(f"choices: layer '{name}' cannot be replaced as the report says: {new.reason}")
 
+    def check_pools(self, names: Iterable[str]) -> None:
+        """ValueError: a pooling of the report is not among those of the model, `names`."""
+        missing = sorted(set(self.pools) - set(names))
+        if missing:
+            raise ValueError(f"choices: pooling '{missing[0]}' is not in the model, or not found this way")
+
     def wanted(self, name: str, input_shape: tuple[int, ...]) -> bool:
         """Whether the report replaced the layer. ValueError: its choice was made for another input."""
         row = self._rows[name]
@@ -105,12 +112,14 @@ class Choices:
 
 
 class Judge:
-    """Decides group by group; `rows` are the decisions, `layers` the packed layers of those that are replaced."""
+    """Decides group by group; `rows` are the decisions, `layers` the packed layers of those that are replaced, `pools`
+    the names of the max poolings that are."""
 
     def __init__(self, fallback: str, choices: Choices | None) -> None:
         self.fallback, self.choices = fallback, choices
         self.rows: dict[Group, LayerConversion] = {}
         self.layers: dict[Group, PatternConv2d] = {}
+        self.pools: dict[str, None] = {}  # in order
         self._shared: dict[tuple[Any, ...], PatternConv2d] = {}
 
     def look(self, group: Group, cases: list[Case]) -> None:
@@ -121,6 +130,18 @@ class Judge:
         self.rows[group], layer = self._decide(group, cases, row)
         if layer is not None:
             self.layers[group] = layer
+
+    def wants_pool(self, name: str) -> bool:
+        """Whether a max pooling is to be replaced; nothing is measured, ours has not lost yet."""
+        return self.fallback != "always" if self.choices is None else name in self.choices.pools
+
+    def look_at_pool(self, name: str, ours: torch.Tensor, y: torch.Tensor) -> None:
+        """Takes note of a call of a max pooling that is to be replaced. ConversionError: the results differ."""
+        if deviation(ours, y) != 0.0:
+            raise ConversionError(
+                f"pooling '{name}': native and original results differ; this is a bug of pconv_ops, please report it"
+            )
+        self.pools[name] = None
 
     def _decide(
         self, group: Group, cases: list[Case], row: LayerConversion

@@ -47,7 +47,8 @@ class ConvertReport(Report):
     """What convert did with each convolution and with the network. Times in milliseconds, None where none were taken.
 
     `ms_ours`, `ms_dense`: the converted and the original network. `deviation`: of the network's outputs. `notes`: what
-    else there is to say, one sentence each: why nothing was traced, why the original came back.
+    else there is to say, one sentence each: why nothing was traced, why the original came back. `pools`: max poolings
+    that run natively, modules and, of a traced graph, calls, by name.
     """
 
     layers: list[LayerConversion] = field(default_factory=list)
@@ -55,6 +56,7 @@ class ConvertReport(Report):
     ms_dense: float | None = None
     deviation: float | None = None
     notes: list[str] = field(default_factory=list)
+    pools: list[str] = field(default_factory=list)
 
     @property
     def n_accelerated(self) -> int:
@@ -74,6 +76,8 @@ class ConvertReport(Report):
         lines.append(f"{self.n_accelerated} of {len(self.layers)} convolutions accelerated")
         if self.accelerated_share is not None:
             lines[-1] += f", in which the original spends {self.accelerated_share:.0%} of its time"
+        if self.pools:
+            lines.append(f"pools: {len(self.pools)} replaced")
         if self.ms_ours is not None and self.ms_dense is not None:
             ratio = self.ms_dense / self.ms_ours
             lines.append(f"network: {self.ms_ours:.2f} ms, original {self.ms_dense:.2f} ms: {ratio:.2f}x faster")
@@ -84,6 +88,7 @@ class ConvertReport(Report):
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"ms_ours": self.ms_ours, "ms_dense": self.ms_dense, "deviation": self.deviation}
         plain |= {"accelerated_share": self.accelerated_share, "notes": list(self.notes)}
+        plain["pools"] = list(self.pools)
         rows = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(row).items()} for row in self.layers]
         return {"layers": rows, **plain}
 
@@ -93,11 +98,9 @@ class ConvertReport(Report):
         if not isinstance(data, Mapping) or not isinstance(data.get("layers"), list):
             raise ValueError("report: expected an object with a list 'layers', as ConvertReport.to_json() makes it")
         layers = [_layer_from(row, index) for index, row in enumerate(data["layers"])]
-        notes = data.get("notes", [])
-        if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-            raise ValueError(f"report: expected a list of texts in 'notes', got {notes!r}")
+        notes, pools = _texts(data, "notes"), _texts(data, "pools")
         numbers = {key: _number(data.get(key), f"'{key}'") for key in ("ms_ours", "ms_dense", "deviation")}
-        return cls(layers, notes=list(notes), **numbers)
+        return cls(layers, notes=notes, pools=pools, **numbers)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ConvertReport:
@@ -156,6 +159,13 @@ def _layer_from(row: Any, index: int) -> LayerConversion:
     for key in ("density", "ms_ours", "ms_dense", "deviation"):
         values[key] = _number(values.get(key), f"{where}.{key}")
     return LayerConversion(**values)
+
+
+def _texts(data: Mapping[str, Any], key: str) -> list[str]:
+    texts = data.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"report: expected a list of texts in '{key}', got {texts!r}")
+    return list(texts)
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -23,6 +23,7 @@ from .choosing import FALLBACKS, Choices, Judge
 from .conversion_report import ConvertReport, LayerConversion
 from .epilogue import Group
 from .modules import PatternConv2d
+from .pooling import NativeMaxPool2d
 from .tracing import TracedPlan, UntraceableModel
 from .walking import WalkedPlan
 
@@ -45,7 +46,8 @@ def convert(
     the addition of a residual of equal shape computed in its epilogue. Which do is measured on the example, each on the
     very tensors that it meets in the model, in their memory format: ours is kept unless the original's own operations
     are more than 3 % faster in 5 of 7 interleaved rounds. Then the network is timed against the original by the same
-    rule; where it loses, the original comes back. Everything that is not replaced stays as it was. `report` of the
+    rule; where it loses, the original comes back. Max poolings (nn.MaxPool2d, and calls of max_pool2d in what torch.fx
+    can trace) run natively, with equal results. Everything that is not replaced stays as it was. `report` of the
     result, a ConvertReport, says what was chosen for each convolution, why, and how far results deviate.
 
     example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The result runs
@@ -136,8 +138,14 @@ def _without_example(
         rows.append(row)
     for conv, layer in layers.items():
         plan.replace(conv, layer)
+    judge = Judge(fallback, replay)
+    pools = {pool: name for pool, name in plan.pools.items() if judge.wants_pool(name)}
+    if replay is not None:
+        replay.check_pools(plan.pools.values())
+    for pool in pools:
+        plan.replace(pool, NativeMaxPool2d.of(pool))  # type: ignore[arg-type]
     result = layers.get(original, original)
-    result.report = ConvertReport(rows, notes=[_UNSEEN])
+    result.report = ConvertReport(rows, notes=[_UNSEEN], pools=list(pools.values()))
     return result
 
 
@@ -175,6 +183,7 @@ class _Conversion:
         if self.judge.choices is not None:
             open_rows = [replace(dense_row(group.name, group.conv, ""), chosen="pconv") for group in groups]
             self.judge.choices.check([*open_rows, *stays])
+            self.judge.choices.check_pools([*(traced.pools.values() if traced else ()), *walked.pools.values()])
         if traced is not None:
             walked.survey(lambda: traced.survey(self.arguments, self.judge), self.judge)
             walked.apply(self.judge)
@@ -185,7 +194,7 @@ class _Conversion:
         order = {name: i for i, (name, _) in enumerate(self.original.named_modules())}
         rows = [*stays, *(self.judge.rows[group] for group in groups)]
         rows.sort(key=lambda row: order.get(row.name, order.get(row.name.rpartition("__")[0], len(order))))
-        return self._finished(result, ConvertReport(rows, notes=self.notes))
+        return self._finished(result, ConvertReport(rows, notes=self.notes, pools=list(self.judge.pools)))
 
     def _plans(self) -> tuple[TracedPlan | None, WalkedPlan]:
         """A plan for what can be traced, if anything can, and one for the rest."""
@@ -221,7 +230,7 @@ class _Conversion:
 
     def _finished(self, result: nn.Module, report: ConvertReport) -> nn.Module:
         """Checks and times the network; the original comes back where nothing was replaced or nothing won."""
-        if not self.judge.layers:
+        if not self.judge.layers and not self.judge.pools:
             self.notes.append("nothing was replaced: this is a copy of the model")
             result = self.original
         else:
@@ -258,6 +267,7 @@ class _Conversion:
         self.notes.append(
             f"the original came back: as a network it takes {report.ms_dense:.2f} ms, converted {report.ms_ours:.2f} ms"
         )
+        report.pools = []
         report.layers = [
             replace(row, chosen="dense", reason=f"the network is faster dense; this layer: {row.reason}")
             if row.chosen == "pconv"

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .candidates import has_hooks
 from .epilogue import Bounds, Group, Step, checked_bounds, folded, module_bounds
 from .modules import PatternConv2d
+from .pooling import NativeMaxPool2d
 
 INPLACE_OPERATORS: dict[Any, Callable[..., Any]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
@@ -31,7 +32,7 @@ _CLAMP = (torch.clamp, torch.clamp_, torch.clip, torch.clip_)
 _CLAMP_MIN = (torch.clamp_min, torch.clamp_min_)
 _CLAMP_MAX = (torch.clamp_max, torch.clamp_max_)
 # Their results are new memory, whatever the input.
-_FRESH_MODULES = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
+_FRESH_MODULES = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d, NativeMaxPool2d)
 _FRESH_FUNCTIONS = (operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul, torch.cat)
 _PURE_SOURCES = ("torch", "torch.nn.functional", "torch._C._nn", "_operator", "operator", "builtins", "math")
 
@@ -160,7 +161,7 @@ class Finder:
             return False
         if node.op == "call_module":
             module = self.modules[str(node.target)]
-            if isinstance(module, PatternConv2d):
+            if isinstance(module, (PatternConv2d, NativeMaxPool2d)):
                 return False
             if has_hooks(module) or "forward" in vars(module) or not type(module).__module__.startswith("torch.nn."):
                 return True
@@ -265,9 +266,9 @@ def _clamping(node: fx.Node, module: nn.Module | None) -> Step:
 # ---- the new graph
 
 
-def rewritten(graph: fx.Graph, groups: Mapping[GraphGroup, str], renamed: Mapping[fx.Node, str]) -> fx.Graph:
+def rewritten(graph: fx.Graph, groups: Mapping[GraphGroup, str], renamed: Mapping[fx.Node, Any]) -> fx.Graph:
     """A copy of `graph` in which each of `groups` is one call of the module of that name, and the calls of `renamed` go
-    to other names."""
+    to other names or functions."""
     new = fx.Graph(tracer_cls=graph._tracer_cls)
     new._codegen = graph._codegen
     places = {group.place: group for group in groups}

@@ -48,6 +48,13 @@ cdef extern from "pconv/pconv.h" nogil:
         float* y
         float clamp_min, clamp_max
         int n_threads
+    ctypedef struct pconv_max_pool_args:
+        const float* x
+        float* y
+        int64_t planes, h, w, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w
+        int64_t dilation_h, dilation_w, pad_top, pad_left
+        const char* isa
+        int n_threads
     ctypedef struct pconv_isa_info:
         const char* name
         const char* features
@@ -74,6 +81,7 @@ cdef extern from "pconv/pconv.h" nogil:
     void pconv_free_plan(pconv_plan*)
     pconv_status pconv_query_plan(const pconv_plan*, pconv_plan_info*)
     pconv_status pconv_run_plan(const pconv_plan*, const pconv_run_args*)
+    pconv_status pconv_max_pool(const pconv_max_pool_args*)
     pconv_status pconv_set_num_threads(int)
     int pconv_get_num_threads()
     int pconv_list_isa(int, pconv_isa_info*)

@@ -110,7 +110,7 @@ def conv2d(
     x: torch.Tensor, packed: PackedConv, activation: Any, residual: torch.Tensor | None, out: torch.Tensor | None
 ) -> torch.Tensor:
     """ops.conv2d() for tensors."""
-    if _is_plain(x, residual, out):
+    if is_plain(x, residual, out):
         low, high = parse_activation(activation)
         y = _run(x, packed, residual, low, high, out)
         if out is not None:
@@ -134,7 +134,7 @@ def conv2d(
 
 def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | None, text: str) -> torch.Tensor:
     """What the operator does, without the dispatcher where it has nothing to add."""
-    if _is_plain(x, residual, None) and _is_bytes(packed_uint8):
+    if is_plain(x, residual, None) and _is_bytes(packed_uint8):
         low, high, _ = _parse_call(text)
         return _run(x, read_packed(packed_uint8), residual, low, high, None)
     _check_kinds(x, residual, packed=packed_uint8)
@@ -162,7 +162,7 @@ def _check_kinds(x: Any, residual: Any, **others: Any) -> None:
             )
 
 
-def _is_plain(x: Any, second: Any, third: Any) -> bool:
+def is_plain(x: Any, second: Any = None, third: Any = None) -> bool:
     """Whether the dispatcher would do nothing but call the CPU kernel. `second` and `third` may be None."""
     if torch.compiler.is_dynamo_compiling():  # first: a compiler cannot trace what follows
         return False

@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from .candidates import has_hooks, obstacle
+from .candidates import has_hooks, is_pool, obstacle
 from .checking import fresh, output_deviation, snapshot
 from .choosing import Judge
 from .conversion_report import ConvertReport
 from .epilogue import Case
 from .fusion import INPLACE_OPERATORS, Finder, GraphGroup, Seen, input_of, rewritten
 from .modules import PatternConv2d
+from .pooling import NativeMaxPool2d, max_pool2d
 
 _SAME = 1e-6  # the traced graph runs the same operations; anything more says that it is another computation
 _FIXED = (type(None), bool, int, float, str)  # arguments that decide what a forward does
@@ -81,7 +83,7 @@ class ModelTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             super().is_leaf_module(m, module_qualified_name)
-            or isinstance(m, (_ConvNd, PatternConv2d, torch.jit.ScriptModule))
+            or isinstance(m, (_ConvNd, PatternConv2d, NativeMaxPool2d, torch.jit.ScriptModule))
             or has_hooks(m)
             or "forward" in vars(m)
             or parametrize.is_parametrized(m)
@@ -95,7 +97,8 @@ class TracedPlan:
     """What can be converted in a traced model.
 
     `groups`: of its own convolutions; `regions`: modules that the trace takes as a whole, with convolutions inside;
-    `calls`: every call of a convolution, with the name of its row in the report.
+    `calls`: every call of a convolution, with the name of its row in the report; `pools`: of a max pooling that may be
+    replaced, with the name of its module, or its own.
     """
 
     def __init__(self, model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], expected: Any) -> None:
@@ -116,6 +119,7 @@ class TracedPlan:
             if node.op == "call_module" and isinstance(self.modules[target], _ConvNd):
                 again = target in self.calls.values()
                 self.calls[node] = _free_name(target, used | set(self.calls.values())) if again else target
+        self.pools = {node: name for node in self.graph.nodes if (name := self._pool_name(node))}
         open_calls = {node: name for node, name in self.calls.items() if not self.obstacle_of(node)}
         self.groups = Finder(self.graph, self.modules, self.seen).find(open_calls)
         self.regions = [
@@ -130,6 +134,13 @@ class TracedPlan:
         conv = self.modules[str(node.target)]
         assert isinstance(conv, _ConvNd)
         return obstacle(conv) or ("" if isinstance(input_of(node), fx.Node) else "called without a tensor")
+
+    def _pool_name(self, node: fx.Node) -> str:
+        """What a max pooling that may be replaced is called; '': the node is none."""
+        if node.op == "call_module":
+            return str(node.target) if is_pool(self.modules[str(node.target)]) else ""
+        plain = node.op == "call_function" and node.target in (F.max_pool2d, torch.max_pool2d)
+        return node.name if plain and len(node.args) < 7 and not node.kwargs.get("return_indices") else ""
 
     def _run_and_compare(self, arguments: Any, expected: Any) -> dict[fx.Node, Seen]:
         seen: dict[fx.Node, Seen] = {}
@@ -169,7 +180,7 @@ class TracedPlan:
 
     def survey(self, arguments: Any, judge: Judge) -> None:
         """Runs the original graph and shows the judge every group with its inputs and output, one after another."""
-        _Surveyor(self._module(), self.graph, self.groups, judge).run_on(arguments)
+        _Surveyor(self._module(), self.graph, self.groups, self.pools, judge).run_on(arguments)
 
     def _path(self, name: str) -> str:
         """Where a packed layer goes: to the convolution's name, but never into a module that runs its own code."""
@@ -184,7 +195,7 @@ class TracedPlan:
         ours = {judge.layers[group]: group for group in reversed(chosen)}  # a shared layer by its first group
         paths = {layer: self._path(group.name) for layer, group in ours.items()}
         layers: dict[str, nn.Module] = {path: layer for layer, path in paths.items()}
-        renamed: dict[fx.Node, str] = {}
+        renamed: dict[fx.Node, Any] = {}
         gone, taken = {group.node for group in chosen}, set(layers)
         for node, name in self.calls.items():  # a dense call of a module whose name a packed layer took
             target = str(node.target)
@@ -192,6 +203,11 @@ class TracedPlan:
                 same = [path for path, module in layers.items() if module is self.modules[target]]
                 renamed[node] = same[0] if same else name
                 layers[renamed[node]] = self.modules[target]
+        for node, name in self.pools.items():
+            if name in judge.pools and node.op == "call_module":
+                layers[name] = NativeMaxPool2d.of(self.modules[name])
+            elif name in judge.pools:
+                renamed[node] = max_pool2d
         graph = rewritten(self.graph, {group: paths[judge.layers[group]] for group in chosen}, renamed)
         graph.lint()
         result = ConvertedModule(self._root(graph, layers), graph, type(self.model).__name__)
@@ -233,9 +249,17 @@ class _Runner(fx.Interpreter):
 class _Surveyor(_Runner):
     """Stops at each group, when its inputs and its output are there, and shows them to the judge."""
 
-    def __init__(self, module: fx.GraphModule, graph: fx.Graph, groups: list[GraphGroup], judge: Judge) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        graph: fx.Graph,
+        groups: list[GraphGroup],
+        pools: Mapping[fx.Node, str],
+        judge: Judge,
+    ) -> None:
         super().__init__(module, graph, {})
         self.judge = judge
+        self.pools = {node: name for node, name in pools.items() if judge.wants_pool(name)}
         self.starts = {group.node: group for group in groups}
         self.additions = {group.addition: group for group in groups if group.addition is not None}
         self.ends = {group.last: group for group in groups}
@@ -254,6 +278,10 @@ class _Surveyor(_Runner):
         if n in self.ends:
             group = self.ends[n]
             self.judge.look(group, [Case(self.inputs.pop(group), self.residuals.pop(group, None), value)])
+        if n in self.pools:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            ours = NativeMaxPool2d.of(self.fetch_attr(str(n.target))) if n.op == "call_module" else max_pool2d
+            self.judge.look_at_pool(self.pools[n], ours(*args, **kwargs), value)
         return value
 
 

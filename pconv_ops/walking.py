@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from .candidates import has_hooks, obstacle
+from .candidates import has_hooks, is_pool, obstacle
 from .checking import snapshot
 from .choosing import Judge
 from .epilogue import Bounds, Case, Group, folded, module_bounds
+from .pooling import NativeMaxPool2d
 
 _MAX_CASES = 4  # different inputs of one module that are kept and timed
 _UNUSED = "not called on example_inputs"
@@ -28,7 +29,8 @@ Slot = tuple[nn.Module, str]
 
 class WalkedPlan:
     """Convolutions below `roots`, modules of `model`; `names`: of every convolution of the model. Those of `elsewhere`
-    are somebody else's. `groups` are known after watch(), `reasons` say why the other convolutions stay."""
+    are somebody else's. `groups` are known after watch(), `reasons` say why the other convolutions stay; `pools`: max
+    poolings that may be replaced, by name."""
 
     def __init__(
         self, model: nn.Module, roots: Iterable[nn.Module], names: dict[nn.Module, str], elsewhere: set[nn.Module]
@@ -41,6 +43,8 @@ class WalkedPlan:
                 if child is not None:
                     self.slots.setdefault(child, []).append((parent, key))
         self.names = {module: names[module] for module in self.scope if isinstance(module, _ConvNd)}
+        known = {module: name for name, module in model.named_modules()}
+        self.pools = {module: known[module] for module in self.scope if is_pool(module) and module in self.slots}
         self.reasons: dict[str, str] = {}
         self.groups: list[Group] = []
         self._fused: dict[Group, list[Slot]] = {}
@@ -123,6 +127,9 @@ class WalkedPlan:
                     group.conv.register_forward_pre_hook(_keeping_input(group, inputs), with_kwargs=True).remove
                 )
                 hooks.callback(last.register_forward_hook(_keeping_case(group, inputs, cases[group])).remove)
+            for pool, name in self.pools.items():
+                if judge.wants_pool(name):
+                    hooks.callback(pool.register_forward_hook(_showing_pool(name, judge), with_kwargs=True).remove)
             run()
         for group in self.groups:
             judge.look(group, cases.pop(group))
@@ -136,6 +143,9 @@ class WalkedPlan:
             for parent, key in self._fused[group]:
                 parent._modules[key] = nn.Identity().eval()
             self.replace(group.conv, layer)
+        for pool, name in self.pools.items():
+            if name in judge.pools:
+                self.replace(pool, NativeMaxPool2d.of(pool))
         root = next((group for group in self.groups if group.conv is self.model and group in judge.layers), None)
         return self.model if root is None else judge.layers[root]
 
@@ -147,6 +157,13 @@ class WalkedPlan:
 
 def _calling(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
     return lambda y, residual: module(y)
+
+
+def _showing_pool(name: str, judge: Judge) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: torch.Tensor) -> None:
+        judge.look_at_pool(name, NativeMaxPool2d.of(module)(*args, **kwargs), y)
+
+    return hook
 
 
 def _keeping_input(group: Group, inputs: dict[Group, torch.Tensor]) -> Callable[..., None]:

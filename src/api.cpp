@@ -4,6 +4,7 @@
 #include <new>
 
 #include "dispatch.h"
+#include "max_pool.h"
 #include "pack.h"
 #include "plan.h"
 #include "pool.h"
@@ -203,6 +204,14 @@ pconv_status pconv_run_plan(const pconv_plan* plan, const pconv_run_args* args) 
   if (args == nullptr) return null_argument("args");
   if (const pconv_status s = pconv::validate_run(*plan, *args)) return s;
   return guarded([&] { return pconv::run_plan(*plan, *args); });
+}
+
+pconv_status pconv_max_pool(const pconv_max_pool_args* args) {
+  if (args == nullptr) return null_argument("args");
+  if (const pconv_status s = pconv::validate_max_pool(*args)) return s;
+  const pconv::Isa* isa = nullptr;
+  if (const pconv_status s = pconv::find_isa(args->isa, &isa)) return s;
+  return guarded([&] { return pconv::max_pool(*args, *isa->table); });
 }
 
 pconv_status pconv_set_num_threads(int n) {

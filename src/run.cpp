@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "cache_sizes.h"
 #include "checked.h"
@@ -14,6 +12,7 @@
 #include "run_depthwise.h"
 #include "run_planes.h"
 #include "schedule.h"
+#include "scratch.h"
 #include "status.h"
 #include "tile_shape.h"
 
@@ -47,30 +46,6 @@ struct ScratchLayout {
     }
   }
 };
-
-// One growing block of memory a thread, kept between calls so that a warm call allocates nothing.
-class Arena {
- public:
-  // Aligned to kTileAlign; null when memory is out.
-  unsigned char* at_least(size_t bytes) {
-    if (bytes > size_) {
-      block_.reset();
-      size_ = 0;
-      block_.reset(static_cast<unsigned char*>(::operator new (bytes, std::align_val_t{kTileAlign}, std::nothrow)));
-      if (block_ == nullptr) return nullptr;
-      size_ = bytes;
-    }
-    return block_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(unsigned char* p) const { ::operator delete (p, std::align_val_t{kTileAlign}); }
-  };
-  std::unique_ptr<unsigned char, Free> block_;
-  size_t size_ = 0;
-};
-thread_local Arena t_arena;
 
 struct RunContext {
   const pconv_plan& plan;
@@ -293,7 +268,7 @@ void run_task(void* context, int64_t index) noexcept {
   const pconv_plan& p = ctx.plan;
   const Chunk chunk = chunk_at(p, ctx.schedule, index % ctx.schedule.n_chunks);
   if (chunk.filter_begin == chunk.filter_end) return;  // one filter held more than a chunk's share of the work
-  unsigned char* scratch = t_arena.at_least(ctx.scratch.total.value());
+  unsigned char* scratch = thread_scratch(ctx.scratch.total.value());
   if (scratch == nullptr) {
     ctx.out_of_memory.store(true, std::memory_order_relaxed);
     return;

@@ -38,6 +38,21 @@ pconv_status output_size(const char* axis, int64_t in, int64_t pad_a, int64_t pa
   return PCONV_OK;
 }
 
+// `out` windows along one axis: where the last one ends, in inputs behind the first.
+pconv_status check_windows(const char* out_name, int64_t in, int64_t out, int64_t pad, int64_t kernel, int64_t stride,
+                           int64_t dilation) {
+  const int64_t end = (out - 1) * stride + (kernel - 1) * dilation + 1 - pad;  // each product below 2^47
+  if (end <= in + 2 * kMaxGeometry) return PCONV_OK;
+  return fail(PCONV_INVALID_ARGUMENT,
+              "%s: %" PRId64 " windows reach %" PRId64 " behind the input, allowed are %" PRId64, out_name, out,
+              end - in, 2 * kMaxGeometry);
+}
+
+pconv_status check_threads(int n_threads) {
+  if (n_threads >= 0 && n_threads <= kMaxThreads) return PCONV_OK;
+  return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 to %d", n_threads, kMaxThreads);
+}
+
 }  // namespace
 
 pconv_status validate_desc(const pconv_conv_desc& c) {
@@ -102,10 +117,52 @@ pconv_status validate_map(const pconv_conv_desc& conv, int64_t n, int64_t h, int
   return PCONV_OK;
 }
 
-pconv_status validate_run(const pconv_plan& plan, const pconv_run_args& args) {
-  if (args.n_threads < 0 || args.n_threads > kMaxThreads) {
-    return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 to %d", args.n_threads, kMaxThreads);
+pconv_status validate_max_pool(const pconv_max_pool_args& a) {
+  const struct {
+    const char* name;
+    int64_t got, low, high;
+  } ranges[] = {
+      {"planes", a.planes, 0, kMaxMapSide},
+      {"h", a.h, 1, kMaxMapSide},
+      {"w", a.w, 1, kMaxMapSide},
+      {"out_h", a.out_h, 1, kMaxMapSide},
+      {"out_w", a.out_w, 1, kMaxMapSide},
+      {"kernel_h", a.kernel_h, 1, kMaxGeometry},
+      {"kernel_w", a.kernel_w, 1, kMaxGeometry},
+      {"stride_h", a.stride_h, 1, kMaxGeometry},
+      {"stride_w", a.stride_w, 1, kMaxGeometry},
+      {"dilation_h", a.dilation_h, 1, kMaxGeometry},
+      {"dilation_w", a.dilation_w, 1, kMaxGeometry},
+      {"pad_top", a.pad_top, 0, kMaxGeometry},
+      {"pad_left", a.pad_left, 0, kMaxGeometry},
+  };
+  for (const auto& r : ranges) {
+    if (const pconv_status s = check_range(r.name, r.got, r.low, r.high)) return s;
   }
+  if (const pconv_status s = check_windows("out_h", a.h, a.out_h, a.pad_top, a.kernel_h, a.stride_h, a.dilation_h)) {
+    return s;
+  }
+  if (const pconv_status s = check_windows("out_w", a.w, a.out_w, a.pad_left, a.kernel_w, a.stride_w, a.dilation_w)) {
+    return s;
+  }
+  if (const pconv_status s = check_threads(a.n_threads)) return s;
+  const uint64_t limit = std::numeric_limits<ptrdiff_t>::max();
+  const CheckedSize x_bytes = tensor_bytes(1, a.planes, a.h, a.w);
+  const CheckedSize y_bytes = tensor_bytes(1, a.planes, a.out_h, a.out_w);
+  if (!x_bytes.at_most(limit) || !y_bytes.at_most(limit)) {
+    return fail(PCONV_INVALID_ARGUMENT,
+                "planes, h, w: an input of %" PRId64 " x %" PRId64 " x %" PRId64 " or its output has too many bytes",
+                a.planes, a.h, a.w);
+  }
+  if (a.planes == 0) return PCONV_OK;
+  if (a.x == nullptr) return fail(PCONV_INVALID_ARGUMENT, "x: is null");
+  if (a.y == nullptr) return fail(PCONV_INVALID_ARGUMENT, "y: is null");
+  if (overlap(a.x, x_bytes.value(), a.y, y_bytes.value())) return fail(PCONV_INVALID_ARGUMENT, "y: overlaps x");
+  return PCONV_OK;
+}
+
+pconv_status validate_run(const pconv_plan& plan, const pconv_run_args& args) {
+  if (const pconv_status s = check_threads(args.n_threads)) return s;
   if (!(args.clamp_min <= args.clamp_max)) {
     return fail(PCONV_INVALID_ARGUMENT, "clamp: got min %g and max %g, allowed min <= max, neither NaN",
                 static_cast<double>(args.clamp_min), static_cast<double>(args.clamp_max));

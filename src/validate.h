@@ -22,6 +22,7 @@ pconv_status validate_desc(const pconv_conv_desc& conv);
 pconv_status validate_packed(const void* bytes, size_t n_bytes, PackedView* view);
 // Output size of a convolution over an h x w map. INVALID_ARGUMENT when the kernel does not fit or sizes overflow.
 pconv_status validate_map(const pconv_conv_desc& conv, int64_t n, int64_t h, int64_t w, int64_t* out_h, int64_t* out_w);
+pconv_status validate_max_pool(const pconv_max_pool_args& args);
 pconv_status validate_run(const pconv_plan& plan, const pconv_run_args& args);
 
 }  // namespace pconv

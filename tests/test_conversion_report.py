@@ -29,12 +29,13 @@ ROWS = [
     ),
     LayerConversion("odd", "ConvTranspose2d", (8, 8, 3, 3), 1.0, "dense", "not nn.Conv2d"),
 ]
-REPORT = ConvertReport(ROWS, 3.0, 4.0, 2e-7, ["something else"])
+REPORT = ConvertReport(ROWS, 3.0, 4.0, 2e-7, ["something else"], ["pool", "max_pool2d"])
 
 
 def test_text_says_everything():
     text = REPORT.text()
     assert "1 of 3 convolutions accelerated, in which the original spends 50% of its time" in text
+    assert "\npools: 2 replaced\n" in text
     assert "network: 3.00 ms, original 4.00 ms: 1.33x faster" in text
     assert "outputs: deviation 2.0e-07" in text and text.endswith("note: something else")
     (line,) = [line for line in text.splitlines() if line.startswith("layer ") and "pconv" in line]
@@ -73,6 +74,7 @@ BAD = {
     "shape": (changed(shape=[1, "2"]), "shape"),
     "number": (changed(ms_ours="1"), "ms_ours"),
     "notes": ({"layers": [], "notes": "a"}, "notes"),
+    "pools": ({"layers": [], "pools": [1]}, "pools"),
     "network": ({"layers": [], "ms_dense": True}, "ms_dense"),
 }
 

@@ -133,6 +133,27 @@ typedef struct pconv_run_args {
 /* y = clamp(conv(x) + bias + residual). The bits of y do not depend on n_threads. */
 PCONV_API pconv_status pconv_run_plan(const pconv_plan* plan, const pconv_run_args* args);
 
+/* ---- pooling ------------------------------------------------------------------------------------------------- */
+
+/* Max pooling of planes one by one. Output (i, j) is the largest input of its window, rows
+ * i * stride_h - pad_top + k * dilation_h, 0 <= k < kernel_h, and columns alike; inputs outside the plane do not count,
+ * a window without inputs gives -INFINITY, one with a NaN gives NaN. The output size is the caller's: windows may reach
+ * behind the plane, by at most 131070 rows or columns. */
+typedef struct pconv_max_pool_args {
+  const float* x; /* [planes][h][w] */
+  float* y;       /* [planes][out_h][out_w]; must not overlap x */
+  int64_t planes; /* images times channels; may be 0 */
+  int64_t h, w, out_h, out_w;
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t dilation_h, dilation_w;
+  int64_t pad_top, pad_left;
+  const char* isa; /* "avx512", ...; NULL: PCONV_FORCE_ISA if set, else the best this CPU runs */
+  int n_threads;   /* at most so many threads; 0: pconv_get_num_threads() */
+} pconv_max_pool_args;
+
+PCONV_API pconv_status pconv_max_pool(const pconv_max_pool_args* args);
+
 /* ---- threads ------------------------------------------------------------------------------------------------- */
 
 /* Default for n_threads = 0. Starts as the number of CPUs this process may run on. 1 <= n <= 1024. */

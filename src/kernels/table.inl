@@ -143,4 +143,5 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
                              pack_planes,
                              Depthwise<Vec, kDepthwiseVectors>::compute,
+                             MaxPool::compute,
                              peak};

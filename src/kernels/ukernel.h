@@ -173,9 +173,22 @@ struct DepthwiseArgs {
   float clamp_min, clamp_max;
 };
 
+// Max pooling of some planes.
+struct MaxPoolArgs {
+  const float* in;  // [planes][h][w]
+  float* out;       // [planes][out_h][out_w]
+  int64_t planes, h, w, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  // [line_rows][line_floats] scratch, of a line and kMaxPoolBehind vectors more what the windows of an output row span.
+  float* lines;
+  int64_t line_rows, line_floats;
+};
+constexpr int kMaxPoolBehind = 2;
+
 using TileFn = void (*)(const TileArgs&) noexcept;
 using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
 using DepthwiseFn = void (*)(const DepthwiseArgs&) noexcept;
+using MaxPoolFn = void (*)(const MaxPoolArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
 // operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
@@ -220,6 +233,7 @@ struct IsaTable {
   int n_kernels;
   PackPlanesFn pack_planes;
   DepthwiseFn depthwise;
+  MaxPoolFn max_pool;
   PeakFn peak;
 };
 

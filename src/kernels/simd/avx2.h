@@ -39,6 +39,10 @@ struct Vec {
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
   static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return _mm256_max_ps(lo, x); }
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm256_min_ps(hi, at_least(x, lo)); }
+  // NaN where either is: max alone loses one in its first operand.
+  static PCONV_INLINE Reg maximum(Reg a, Reg b) {
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
 
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __m256i;

@@ -42,6 +42,10 @@ struct Vec {
   // NaN in x passes: the x86 max and min return their second operand when either is NaN.
   static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return _mm512_max_ps(lo, x); }
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return _mm512_min_ps(hi, at_least(x, lo)); }
+  // NaN where either is: max alone loses one in its first operand.
+  static PCONV_INLINE Reg maximum(Reg a, Reg b) {
+    return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
+  }
 
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __mmask16;

@@ -37,6 +37,7 @@ struct Vec {
   // FMAX and FMIN return NaN when either operand is NaN.
   static PCONV_INLINE Reg at_least(Reg x, Reg lo) { return vmaxq_f32(x, lo); }
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(at_least(x, lo), hi); }
+  static PCONV_INLINE Reg maximum(Reg a, Reg b) { return vmaxq_f32(a, b); }  // NaN where either is
 
   // Lanes [begin, end) of a vector; both may lie outside it.
   struct Lanes {

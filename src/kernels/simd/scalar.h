@@ -33,6 +33,8 @@ struct Vec {
     x = at_least(x, lo);
     return x > hi ? hi : x;
   }
+  // NaN where either is.
+  static PCONV_INLINE Reg maximum(Reg a, Reg b) { return b > a || b != b ? b : a; }
 
   using Lanes = bool;
   static PCONV_INLINE Lanes lanes(int begin, int end) { return begin <= 0 && end > 0; }
