@@ -60,6 +60,8 @@ struct pconv_plan {
   // Results that one filter computes for an image.
   int64_t n_lanes() const {
     if (ukernel->info->planes()) return flat.n_vectors() * flat.lanes;
+    const int64_t lanes = isa->table->lanes;
+    if (ukernel->info->body == pconv::Body::kDepthwise) return out_h * pconv::div_up(out_w, lanes) * lanes;
     return columns.n_tiles_of_image(bands_in(out_h)) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
   }
 };

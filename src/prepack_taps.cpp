@@ -22,14 +22,16 @@ void list_planes(const PackedView& view, const pconv_conv_desc& conv, FilterTaps
   const int64_t per_group = conv.out_channels / conv.groups;
   out->plane_begin.push_back(0);
   std::vector<std::pair<int32_t, int32_t>> used;  // channel, tap
+  size_t limit = size_t{1} << 20;
   for (int64_t g = 0; g < conv.groups; ++g) {
     used.clear();
     for (int32_t c = 0; is_pointwise(conv) && c < conv.in_channels / conv.groups; ++c) used.emplace_back(c, 0);
     for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
       for (const Tap& tap : taps->of(f)) used.emplace_back(tap.channel, tap.tap);
-      if (used.size() > size_t{1} << 20) {
+      if (used.size() > limit) {
         std::sort(used.begin(), used.end());
         used.erase(std::unique(used.begin(), used.end()), used.end());
+        limit = std::max(limit, 2 * used.size());  // so that sorting costs little more than listing
       }
     }
     std::sort(used.begin(), used.end());
@@ -164,11 +166,7 @@ class ScatterForm : TapForm {
   using TapForm::TapForm;
 
   std::shared_ptr<const Prepacked> build() {
-    const int64_t per_group = conv_.out_channels / conv_.groups;
-    const int64_t most =
-        std::min(kMostFilters, kSumsBytes / (info_.carry_floats * static_cast<int64_t>(sizeof(float))));
-    const int64_t units = (per_group + most - 1) / most;
-    for_each_unit((per_group + units - 1) / units,
+    for_each_unit(scatter_unit(conv_, info_),
                   [&](int64_t group, int64_t first, int64_t n) { append_unit(group, first, n); });
     for (size_t u = 0; u < begins_.size(); ++u) {
       const Begin& b = begins_[u];
@@ -274,6 +272,13 @@ class DepthwiseForm : TapForm {
 };
 
 }  // namespace
+
+int64_t scatter_unit(const pconv_conv_desc& conv, const KernelInfo& kernel) {
+  const int64_t per_group = conv.out_channels / conv.groups;
+  const int64_t most = std::min(kMostFilters, kSumsBytes / (kernel.carry_floats * static_cast<int64_t>(sizeof(float))));
+  const int64_t units = (per_group + most - 1) / most;
+  return (per_group + units - 1) / units;
+}
 
 bool block_fits(const pconv_packed& packed, int64_t block) {
   const PackedView& v = packed.view;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "prepack_taps.h"
+
 namespace pconv {
 namespace {
 
@@ -14,8 +16,8 @@ struct PlanesScratch {
     const KernelInfo& kernel = *p.ukernel->info;
     const CheckedSize bytes = checked(sizeof(float));
     sums = (checked(p.flat.strip_tiles) * checked(tile_bytes(p, *p.ukernel))).round_up(kTileAlign);
-    // Of a unit of filters.
-    rows = (sums + checked(p.conv.out_channels) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
+    const int64_t filters = kernel.body == Body::kScatter ? scatter_unit(p.conv, kernel) : 0;
+    rows = (sums + checked(filters) * checked(kernel.carry_floats) * bytes).round_up(kTileAlign);
     const CheckedSize gathered = gather_floats(p.out_w, p.flat.strip_tiles, kernel.vectors, p.flat.lanes);
     vectors = (rows + gathered * bytes).round_up(kTileAlign);
     total = (vectors + checked(p.flat.strip_tiles) * checked(sizeof(int32_t))).round_up(kTileAlign);
@@ -56,6 +58,7 @@ PlaneTiles pack_tiles(const pconv_plan& p, PackPlanesArgs pack, int64_t first, i
   pack.first_row = static_cast<int32_t>(first_y);
   pack.n_rows = static_cast<int32_t>((p.flat.begin(end) - 1) / p.out_w - first_y + 1);
   pack.before = static_cast<int32_t>(before);
+  pack.n_outputs = static_cast<int32_t>(p.flat.begin(end) - begin);
   pack.rows += div_up(before, kLineFloats) * kLineFloats;
   pack.n_tiles = static_cast<int32_t>(end - first);
   p.isa->table->pack_planes(pack);

@@ -57,8 +57,28 @@ class RowGather {
   Vec::Lanes lanes_[kMostListed];
 };
 
-// The rows of one plane, one behind the other from `out` on.
-inline void gather_plane(const PackPlanesArgs& args, const Plane& plane, float* out) {
+// Outputs [x, x + n) of row r of a plane. For wide rows, of which a strip has only a part.
+inline void gather_part(const PackPlanesArgs& args, const Plane& plane, int r, int x, int n, float* out) {
+  const int64_t x0 = int64_t{x} * args.stride_w + int64_t{plane.kx} * args.dilation_w - args.pad_left;
+  const int64_t y = int64_t{args.first_row + r} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
+  if (y >= 0 && y < args.h) {
+    const float* image = args.image + plane.channel * args.channel_stride;
+    RowGather(args.w, x0, args.stride_w, n).copy(image + y * args.row_stride, out);
+  } else {
+    for (int j = 0; j < n; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
+  }
+  Vec::store_unaligned(out + n, Vec::zero());
+}
+
+// What a plane's outputs read, one behind the other in args.rows.
+inline void gather_plane(const PackPlanesArgs& args, const Plane& plane) {
+  if (args.n_rows <= 2) {
+    const int rest = args.out_w - args.before, first = rest < args.n_outputs ? rest : args.n_outputs;
+    gather_part(args, plane, 0, args.before, first, args.rows);
+    if (first < args.n_outputs) gather_part(args, plane, 1, 0, args.n_outputs - first, args.rows + first);
+    return;
+  }
+  float* out = args.rows - args.before;
   const RowGather gather(args.w, int64_t{plane.kx} * args.dilation_w - args.pad_left, args.stride_w, args.out_w);
   const float* image = args.image + plane.channel * args.channel_stride;
   const int64_t first_y = int64_t{args.first_row} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
@@ -78,7 +98,7 @@ inline void gather_plane(const PackPlanesArgs& args, const Plane& plane, float* 
 
 // Asks for the image rows that the next channel's planes read, when plane p is the first of its channel.
 inline void prefetch_next_channel(const PackPlanesArgs& args, int p) {
-  if (p > 0 && args.planes[p].channel == args.planes[p - 1].channel) return;
+  if (args.n_rows <= 2 || (p > 0 && args.planes[p].channel == args.planes[p - 1].channel)) return;
   int next = p + 1;
   while (next < args.n_planes && args.planes[next].channel == args.planes[p].channel) ++next;
   if (next == args.n_planes) return;
@@ -93,7 +113,7 @@ inline void pack_planes(const PackPlanesArgs& args) noexcept {
   const ptrdiff_t tile_floats = static_cast<ptrdiff_t>(args.n_planes) * args.plane_floats;
   for (int p = 0; p < args.n_planes; ++p) {
     prefetch_next_channel(args, p);
-    gather_plane(args, args.planes[p], args.rows - args.before);
+    gather_plane(args, args.planes[p]);
     const float* from = args.rows;
     float* tile = args.tiles + static_cast<ptrdiff_t>(p) * args.plane_floats;
     for (int t = 0; t < args.n_tiles; ++t, tile += tile_floats) {

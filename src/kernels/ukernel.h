@@ -132,8 +132,8 @@ struct PackPlanesArgs {
   int32_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   const Plane* planes;
   int32_t n_planes;
-  int32_t out_w, first_row, n_rows;  // of outputs; whole rows are gathered
-  int32_t before;                    // outputs of the first row that lie before the first tile
+  int32_t out_w, first_row, n_rows;  // of outputs; of more than two rows all are gathered whole
+  int32_t before, n_outputs;         // outputs of the first row that lie before the first tile; those of the tiles
   // Scratch, aligned: [n_rows * out_w - before] and two vectors more; `before` floats ahead of it are written too.
   float* rows;
   const int32_t* tile_vectors;  // [n_tiles]
