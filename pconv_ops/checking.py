@@ -5,14 +5,18 @@ Used on every layer and on the outputs by convert.py and what it calls.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_map
 
 TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense| that reordering fp32 sums explains
 LOUD = 1e-3  # above it something is wrong
+_SCALARS = (type(None), bool, int, float, complex, str, bytes, Enum, torch.dtype, torch.device)
 _DIFFERING = 0.01  # share of integers or booleans (class labels, masks) that near ties may turn
 
 
@@ -38,17 +42,52 @@ def deviation(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def output_deviation(got: Any, want: Any) -> float:
-    """The largest deviation() in nested outputs; inf where they are nested in another way. What is neither tensor nor
-    container is not compared."""
-    got_leaves, got_form = tree_flatten(got)
-    want_leaves, want_form = tree_flatten(want)
-    if got_form != want_form:
+    """The largest deviation() in nested outputs, objects with attributes included; inf where they are nested in another
+    way. What is neither tensor nor container is not compared; incomparable() says whether that matters."""
+    got_leaves, want_leaves = list(_leaves(got)), list(_leaves(want))
+    if [path for path, _ in got_leaves] != [path for path, _ in want_leaves]:
         return math.inf
     worst = 0.0
-    for one, other in zip(got_leaves, want_leaves, strict=True):
+    for (_, one), (_, other) in zip(got_leaves, want_leaves, strict=True):
         if isinstance(other, torch.Tensor):
             worst = max(worst, deviation(one, other) if isinstance(one, torch.Tensor) else math.inf)
     return worst
+
+
+def incomparable(outputs: Any) -> str:
+    """Why output_deviation() says nothing, or not all, about such outputs; '' when it does."""
+    leaves = [leaf for _, leaf in _leaves(outputs)]
+    for leaf in leaves:
+        if not isinstance(leaf, (torch.Tensor, *_SCALARS)):
+            return f"outputs hold a {type(leaf).__name__}, which cannot be compared"
+    return "" if any(isinstance(leaf, torch.Tensor) for leaf in leaves) else "outputs hold no tensor to compare"
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = (), above: tuple[int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """(where it stands, what it is) for everything in `value` that is no container, and for empty containers."""
+    parts = None if id(value) in above else _parts(value)
+    if parts is None:
+        yield path, value
+        return
+    path = (*path, type(value))
+    yield path, None  # an empty container counts too
+    for key, part in parts:
+        yield from _leaves(part, (*path, key), (*above, id(value)))
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]] | None:
+    """What a container or an object with attributes holds, by key; None: it is neither."""
+    if isinstance(value, (torch.Tensor, type, *_SCALARS)) or callable(value):
+        return None
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    if type(value) in SUPPORTED_NODES:  # types that somebody taught torch to open
+        return list(enumerate(tree_flatten(value, is_leaf=lambda part: part is not value)[0]))
+    return list(vars(value).items()) if hasattr(value, "__dict__") else None
 
 
 def snapshot(x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from .candidates import has_hooks, is_pool, obstacle
-from .checking import fresh, output_deviation, snapshot
+from .checking import fresh, incomparable, output_deviation, snapshot
 from .choosing import Judge
 from .conversion_report import ConvertReport
 from .epilogue import Case
@@ -154,6 +154,9 @@ class TracedPlan:
             got = self._module()(*args, **kwargs)
         except Exception as error:  # the original ran: the graph is at fault, whatever it is
             raise UntraceableModel(f"the traced graph fails: {_first_line(error)}") from error
+        reason = incomparable(expected)
+        if reason:
+            raise UntraceableModel(f"nothing shows that the traced graph computes the same: {reason}")
         off = output_deviation(got, expected)
         if not off <= _SAME:
             raise UntraceableModel(f"the traced graph computes something else (outputs differ by {off:.1e})")

@@ -1,11 +1,13 @@
 """Deviations of tensors and nested outputs."""
 
 import math
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pconv_ops.checking import deviation, fresh, output_deviation, snapshot
+from pconv_ops.checking import deviation, fresh, incomparable, output_deviation, snapshot
 
 NAN, INF = math.nan, math.inf
 
@@ -40,6 +42,27 @@ def test_nested_outputs():
     assert output_deviation([x], [x, x]) == INF
     assert output_deviation([None], [x]) == INF
     assert output_deviation(None, None) == 0.0
+
+
+@dataclass
+class Output:
+    y: object
+    rest: object = None
+
+
+@pytest.mark.parametrize("wrap", [Output, lambda y: SimpleNamespace(y=y), lambda y: [Output({"a": (y, 1)})]])
+def test_objects_are_opened(wrap):
+    x = torch.ones(3)
+    assert output_deviation(wrap(x), wrap(x + 1)) == 0.5 and output_deviation(wrap(x), wrap(None)) == 0.0
+    assert output_deviation(wrap(None), wrap(x)) == INF and output_deviation(wrap([x]), wrap(x)) == INF
+    assert incomparable(wrap(x)) == "" and "no tensor" in incomparable(wrap(2.0))
+    assert "set" in incomparable(wrap([x, {1}]))
+
+
+def test_objects_that_hold_themselves():
+    loop = SimpleNamespace(y=torch.ones(2))
+    loop.me = loop
+    assert output_deviation(loop, loop) == 0.0 and "SimpleNamespace" in incomparable(loop)
 
 
 STRIDED = {
