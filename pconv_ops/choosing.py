@@ -123,7 +123,10 @@ class Judge:
         self._shared: dict[tuple[Any, ...], PatternConv2d] = {}
 
     def look(self, group: Group, cases: list[Case]) -> None:
-        """Decides about a group from the calls that the model made of it, at least one."""
+        """Decides about a group from the calls that the model made of it; without any it stays dense."""
+        if not cases:
+            self.rows[group] = dense_row(group.name, group.conv, "not called in every run on example_inputs")
+            return
         x = cases[0].x
         row = dense_row(group.name, group.conv, "")
         row = replace(row, input_shape=tuple(x.shape), layout=layout_of(x), fused=group.fused)
@@ -190,6 +193,8 @@ class Judge:
         for case in cases:
             if case.x.dtype is not torch.float32 or case.x.device.type != "cpu":
                 return row, f"gets {case.x.dtype} on {case.x.device}: only float32 on the CPU runs"
+            if case.y.dtype is not torch.float32:
+                return row, f"gives {str(case.y.dtype).removeprefix('torch.')}: runs under autocast"
             if not bool(case.y.isfinite().all()):
                 return row, "its output on the example is not finite: nothing to compare with"
             y = layer(case.x) if case.residual is None else layer(case.x, case.residual)
