@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_map
 
 TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense| that reordering fp32 sums explains
@@ -88,6 +89,46 @@ def _parts(value: Any) -> list[tuple[Any, Any]] | None:
     if type(value) in SUPPORTED_NODES:  # types that somebody taught torch to open
         return list(enumerate(tree_flatten(value, is_leaf=lambda part: part is not value)[0]))
     return list(vars(value).items()) if hasattr(value, "__dict__") else None
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers and plain tensor attributes by name: what a forward may change. The tensors themselves."""
+    found = dict(model.named_buffers(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+                found[f"{prefix}.{name}".lstrip(".")] = value
+    return found
+
+
+def saved(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of its state()."""
+    return {name: value.detach().clone() for name, value in state(model).items()}
+
+
+def changed(model: nn.Module, before: Mapping[str, torch.Tensor]) -> list[str]:
+    """What of its state() is not as in `before`, as far as both have it."""
+    now = state(model)
+    return [name for name, value in before.items() if name in now and not _equal(now[name], value)]
+
+
+def restore(model: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+    """Gives back what is changed(). Tensors that are one stay one."""
+    now, copies = state(model), {}
+    for path in changed(model, before):
+        owner, _, name = path.rpartition(".")
+        module = model.get_submodule(owner)
+        value = copies.setdefault(id(now[path]), before[path].clone())
+        if name in module._buffers:
+            module._buffers[name] = value
+        else:
+            vars(module)[name] = value
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def snapshot(x: torch.Tensor) -> torch.Tensor:

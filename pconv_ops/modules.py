@@ -62,6 +62,18 @@ class PatternConv2d(nn.Module):
         return self._call_text.partition("@")[0]
 
     @property
+    def weight(self) -> torch.Tensor:
+        """The dense weights, float32 OIHW, for code that reads those of the convolution that stood here: unpacked at
+        each use, so writing to them changes nothing. A BatchNorm that was folded in is part of them."""
+        return torch.from_numpy(self.packed_conv.to_dense()[0])
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias, or None; as `weight`, to be read only."""
+        bias = self.packed_conv.to_dense()[1]
+        return None if bias is None else torch.from_numpy(bias)
+
+    @property
     def packed_conv(self) -> PackedConv:
         """The native layer behind the bytes."""
         return read_packed(self.packed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from .candidates import has_hooks, is_pool, obstacle
-from .checking import fresh, incomparable, output_deviation, snapshot
+from .checking import changed, fresh, incomparable, output_deviation, saved, snapshot
 from .choosing import Judge
 from .conversion_report import ConvertReport
 from .epilogue import Case
@@ -108,7 +109,11 @@ class TracedPlan:
         """
         self.model = model
         torch.manual_seed(1)  # a random number that a trace keeps as a constant is not the one that seed 0 gives
+        before, attributes = saved(model), _attributes(model)
         self.graph = _traced(model, arguments)
+        marks = [*changed(model, before), *_differing(attributes, _attributes(model))]
+        if marks:
+            raise UntraceableModel(f"its forward changes '{marks[0]}', which a graph would not do")
         targets = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
         self.modules = {target: model.get_submodule(target) for target in targets}
         self.seen = self._run_and_compare(arguments, expected)
@@ -135,6 +140,11 @@ class TracedPlan:
         assert isinstance(conv, _ConvNd)
         return obstacle(conv) or ("" if isinstance(input_of(node), fx.Node) else "called without a tensor")
 
+    def used(self) -> set[nn.Module]:
+        """Modules whose weights the graph uses itself: convolutions that it calls, owners of tensors that it reads."""
+        owners = {str(node.target).rpartition(".")[0] for node in self.graph.nodes if node.op == "get_attr"}
+        return {self.modules[str(node.target)] for node in self.calls} | {self.model.get_submodule(o) for o in owners}
+
     def _pool_name(self, node: fx.Node) -> str:
         """What a max pooling that may be replaced is called; '': the node is none."""
         if node.op == "call_module":
@@ -153,7 +163,7 @@ class TracedPlan:
             args, kwargs = fresh(arguments)
             got = self._module()(*args, **kwargs)
         except Exception as error:  # the original ran: the graph is at fault, whatever it is
-            raise UntraceableModel(f"the traced graph fails: {_first_line(error)}") from error
+            raise UntraceableModel(f"the traced graph fails: {first_line(error)}") from error
         reason = incomparable(expected)
         if reason:
             raise UntraceableModel(f"nothing shows that the traced graph computes the same: {reason}")
@@ -300,14 +310,38 @@ def _traced(model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]])
         fixed = {name: value for name, value in bound.arguments.items() if isinstance(value, _FIXED)}
         graph = tracer.trace(model, fixed or None)
     except Exception as error:  # Python code may fail in any way on a value that is not there
-        raise UntraceableModel(_first_line(error)) from error
+        raise UntraceableModel(first_line(error)) from error
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        raise UntraceableModel("its forward takes *args or **kwargs")
+        hint = " (convert its .module)" if isinstance(model, nn.DataParallel) else ""
+        raise UntraceableModel(f"the forward of {type(model).__name__} takes *args or **kwargs{hint}")
     for node, name in zip(placeholders, signature.parameters, strict=True):
         node.target = name  # torch.fx calls a fixed argument name_1, which keyword callers do not know
     return graph
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """Attributes of all modules by name; of containers, what is in them."""
+    found: dict[str, Any] = {}
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_tensor_constant") and not prefix:
+                continue  # torch.fx puts it there
+            parts = list(value.items()) if isinstance(value, Mapping) else value
+            found[f"{prefix}.{name}".lstrip(".")] = tuple(parts) if isinstance(parts, (list, set, deque)) else value
+    return found
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names whose values are not the same."""
+    return [name for name in {**before, **after} if not _same(before.get(name), after.get(name))]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one is other or (type(one) is type(other) and isinstance(one, _FIXED) and one == other)
 
 
 def _free_name(name: str, used: set[str]) -> str:
@@ -319,6 +353,7 @@ def _free_name(name: str, used: set[str]) -> str:
     return free
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An exception in one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

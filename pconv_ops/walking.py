@@ -7,8 +7,8 @@ shown that nothing but the nn.Sequential calls them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -50,9 +50,7 @@ class WalkedPlan:
         self._fused: dict[Group, list[Slot]] = {}
         self._open: list[nn.Conv2d] = []
         for module, name in self.names.items():
-            reason = (
-                "also called outside of a module that cannot be traced" if module in elsewhere else obstacle(module)
-            )
+            reason = "also used outside of a module that cannot be traced" if module in elsewhere else obstacle(module)
             if reason:
                 self.reasons[name] = reason
             else:
@@ -63,6 +61,7 @@ class WalkedPlan:
         """Runs the model to see who calls what, and forms the groups."""
         callers: dict[nn.Module, list[nn.Module | None]] = {}
         stack: list[nn.Module] = []
+        read: set[nn.Module] = set()
 
         def enter(module: nn.Module, args: Any) -> None:
             callers.setdefault(module, []).append(stack[-1] if stack else None)
@@ -76,9 +75,13 @@ class WalkedPlan:
                 if not isinstance(module, torch.jit.ScriptModule):
                     hooks.callback(module.register_forward_pre_hook(enter).remove)
                     hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+            for conv in self._open:
+                hooks.enter_context(_telling_reads(conv, stack, read))
             run()
         for conv in self._open:
-            if conv in callers:
+            if conv in read:
+                self.reasons[self.names[conv]] = "the model reads its weight or bias itself"
+            elif conv in callers:
                 self.groups.append(self._group(conv, callers))
             else:
                 self.reasons[self.names[conv]] = _UNUSED
@@ -153,6 +156,24 @@ class WalkedPlan:
         """Puts a module wherever another stands as a child."""
         for parent, key in self.slots.get(old, []):
             parent._modules[key] = new
+
+
+@contextmanager
+def _telling_reads(conv: nn.Conv2d, stack: list[nn.Module], read: set[nn.Module]) -> Iterator[None]:
+    """Adds the convolution to `read` when its weight or bias is read while it is not the running module, the last of
+    `stack`."""
+
+    class Conv2d(nn.Conv2d):
+        def __getattr__(self, name: str) -> Any:
+            if name in ("weight", "bias") and not (stack and stack[-1] is self):
+                read.add(self)
+            return super().__getattr__(name)
+
+    conv.__class__ = Conv2d
+    try:
+        yield
+    finally:
+        conv.__class__ = nn.Conv2d
 
 
 def _calling(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:

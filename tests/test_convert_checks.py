@@ -89,3 +89,93 @@ def test_layers_that_are_not_called_in_every_run():
         counts["n"] = first
         fast = convert(model(forward), X, fallback="never")
         assert "not called" in reasons(fast)["a"] and packed(fast) == ["b"]
+
+
+def by_hand(m, x):
+    y = m.b(x.to(m.b.weight.dtype))
+    return F.conv_transpose2d(m.a(x), m.a.weight, padding=1) + y if float(x.sum()) < 1e9 else y
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_layers_whose_weights_the_model_reads_stay_dense(name):
+    model_ = model(lambda m, x: by_hand(m, x) if name == "b" else m.b(F.conv2d(m.a(x), m.a.weight * float(x.sum()))))
+    fast = convert(model_, X, fallback="never")
+    assert "reads its weight" in reasons(fast)["a"] and packed(fast) == ([] if name == "b" else ["b"])
+    assert all(type(module) is nn.Conv2d for module in model_.children())
+
+
+def test_weights_read_beside_a_hooked_container():
+    m = model(lambda m, x: m.a(F.conv2d(m.box(x), m.box[0].weight)), box=nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)))
+    m.box.register_forward_hook(lambda module, args, y: y * 2)
+    fast = convert(m, X, fallback="never")
+    assert type(fast.box[0]) is nn.Conv2d and packed(fast) == ["a"] and fast.report.deviation < 1e-5
+
+
+def test_the_original_comes_back_where_the_converted_model_fails():
+    def forward(m, x):
+        assert type(m.a) is not PatternConv2d
+        return m.a(x) if float(x.sum()) < 1e9 else x
+
+    fast = convert(model(forward), X, fallback="never")
+    assert not packed(fast) and "fails" in reasons(fast)["a"]
+    assert any("AssertionError" in note for note in fast.report.notes)
+
+
+def test_weights_can_be_read_without_an_example():
+    m = model(by_hand)
+    fast = convert(m)
+    assert packed(fast) == ["a", "b"] and not {"a.weight", "a.bias"} & set(fast.state_dict())
+    assert torch.equal(fast.a.weight, m.a.weight) and torch.equal(fast.a.bias, m.a.bias)
+    with torch.no_grad():
+        assert deviation(fast(X), m(X)) < 1e-4
+
+
+def counting(m, x):
+    m.n = m.n + 1
+    return m.a(x)
+
+
+def inplace(m, x):
+    m.n += 1
+    return m.a(x)
+
+
+def keeping(m, x):
+    m.seen.append(x.shape)
+    return m.a(x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "more"),
+    [
+        (counting, {"n": torch.zeros(1)}),
+        (inplace, {"n": torch.zeros(1)}),
+        (counting, {"n": 0}),
+        (keeping, {"seen": []}),
+    ],
+)
+def test_updates_of_state_survive(forward, more):
+    (name,) = more
+    fast = convert(model(forward, **more), X, fallback="never")
+    assert packed(fast) == ["a"] and any(f"changes '{name}'" in note for note in fast.report.notes)
+    before = fast.n if name == "n" else len(fast.seen)
+    before = before.clone() if isinstance(before, torch.Tensor) else before
+    with torch.no_grad():
+        fast(X)
+    assert (fast.n if name == "n" else len(fast.seen)) == before + 1
+
+
+@pytest.mark.parametrize("fallback", ["never", "always"])
+@pytest.mark.parametrize("form", ["buffer", "attribute", "expanded"])
+def test_tensors_that_a_forward_changes_are_as_before(form, fallback):
+    value = torch.zeros(1).expand(4) if form == "expanded" else torch.zeros(1)
+    m = model(counting if form == "expanded" else inplace, **({} if form == "attribute" else {"n": value}))
+    if form == "attribute":
+        m.n = value
+    fast = convert(m, X, fallback=fallback)
+    assert torch.equal(fast.n, value) and m.n is value and not value.any()
+
+
+def test_buffers_that_are_expanded():
+    m = model(lambda m, x: m.a(x) * m.n, n=torch.ones(1, 1, 1).expand(8, 1, 1))
+    assert packed(convert(m, X, fallback="never")) == ["a"]
