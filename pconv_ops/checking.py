@@ -114,7 +114,8 @@ def changed(model: nn.Module, before: Mapping[str, torch.Tensor]) -> list[str]:
 
 def restore(model: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
     """Gives back what is changed(). Tensors that are one stay one."""
-    now, copies = state(model), {}
+    now = state(model)
+    copies: dict[int, torch.Tensor] = {}
     for path in changed(model, before):
         owner, _, name = path.rpartition(".")
         module = model.get_submodule(owner)

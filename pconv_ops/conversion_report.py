@@ -79,8 +79,9 @@ class ConvertReport(Report):
         if self.pools:
             lines.append(f"pools: {len(self.pools)} replaced")
         if self.ms_ours is not None and self.ms_dense is not None:
-            ratio = self.ms_dense / self.ms_ours
-            lines.append(f"network: {self.ms_ours:.2f} ms, original {self.ms_dense:.2f} ms: {ratio:.2f}x faster")
+            ours, dense = self.ms_ours, self.ms_dense
+            ratio = f"{dense / ours:.2f}x faster" if ours <= dense else f"{ours / dense:.2f}x slower"
+            lines.append(f"network: {ours:.2f} ms, original {dense:.2f} ms: {ratio}")
         if self.deviation is not None:
             lines.append(f"outputs: deviation {self.deviation:.1e}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

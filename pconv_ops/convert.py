@@ -62,7 +62,8 @@ def convert(
     and compiles. Where torch.fx cannot trace the model, or nothing is replaced, it is a copy of the model itself with
     layers replaced in place.
 
-    TypeError: wrong kind. ValueError: another fallback; choices of another model. BackendUnavailable: another backend.
+    TypeError: wrong kind. ValueError: another fallback; choices of another model; something named `report` in the way.
+    BackendUnavailable: another backend.
     ConversionError (a RuntimeError): a packed layer computed something else than the original. What the model raises
     on the example comes through.
     """
@@ -80,6 +81,11 @@ def convert(
 def _check(model: Any, backend: Any, fallback: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    own = getattr(type(model), "report", None)
+    if any("report" in held for held in (model._modules, model._parameters, model._buffers)):
+        raise ValueError("model: has a submodule, parameter or buffer named 'report', the name of the ConvertReport")
+    if isinstance(own, property) and own.fset is None:
+        raise ValueError("model: has a read-only property named 'report', the name of the ConvertReport")
     if not isinstance(backend, str):
         raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
     if backend != "cpu":
@@ -274,9 +280,8 @@ class _Conversion:
             return None
         if off <= LOUD:
             return off
-        again = [
-            output_deviation(self._output(self.original), self.expected) for _ in range(2)
-        ]  # counters may alternate
+        # Twice: a model that counts its calls may take turns.
+        again = [output_deviation(self._output(self.original), self.expected) for _ in range(2)]
         if not max(again) <= LOUD:
             self.notes.append("outputs not compared: the model itself gives different ones for equal inputs")
             return None

@@ -151,8 +151,9 @@ class PatternConv2d(nn.Module):
 class ResidualConv2d(PatternConv2d):
     """A PatternConv2d that stands for activation(conv(x) + residual) in a converted network.
 
-    The residual may have any shape that torch can add: one that does not match the output is added behind the layer,
-    since a network may meet an input size at which its addition broadcasts. Takes and gives what PatternConv2d does.
+    The residual may have any shape and dtype that torch can add: one that does not match the output is added behind the
+    layer, since a network may meet an input size at which its addition broadcasts. Takes and gives what PatternConv2d
+    does.
     """
 
     def __init__(self, packed: PackedConv, activation: str | tuple[float, float] | None = None) -> None:
@@ -160,11 +161,13 @@ class ResidualConv2d(PatternConv2d):
         self._plain_text = torch_op.call_text(None, packed)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """activation(conv(x) + bias + residual), float32, [N, O, out_h, out_w] unless the residual is larger."""
+        """activation(conv(x) + bias + residual), float32 [N, O, out_h, out_w] unless the residual is larger."""
         try:
-            return super().forward(x, residual)
+            if residual is None or residual.dtype is torch.float32:
+                return super().forward(x, residual)
+            y = torch_op.call(x, self._buffers["packed"], None, self._plain_text)
         except ValueError:
-            if residual is None:
+            if residual is None or residual.dtype is not torch.float32:
                 raise
             y = torch_op.call(x, self._buffers["packed"], None, self._plain_text)
             if y.shape == residual.shape:

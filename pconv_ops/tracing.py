@@ -302,7 +302,11 @@ def _traced(model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]])
     """The graph of the model's forward; arguments that are no tensors are fixed to the values they have."""
     tracer = ModelTracer()
     if tracer.is_leaf_module(model, ""):
-        raise UntraceableModel("the model itself is a single layer, or has hooks or a forward of its own")
+        if isinstance(model, nn.DataParallel):
+            raise UntraceableModel(f"the model is wrapped in {type(model).__name__}: convert its .module instead")
+        raise UntraceableModel(
+            f"the model itself, {type(model).__name__}, is a single layer, or has hooks or a forward of its own"
+        )
     try:
         signature = inspect.signature(model.forward)
         bound = signature.bind(*arguments[0], **arguments[1])
@@ -314,8 +318,7 @@ def _traced(model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]])
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        hint = " (convert its .module)" if isinstance(model, nn.DataParallel) else ""
-        raise UntraceableModel(f"the forward of {type(model).__name__} takes *args or **kwargs{hint}")
+        raise UntraceableModel(f"the forward of {type(model).__name__} takes *args or **kwargs")
     for node, name in zip(placeholders, signature.parameters, strict=True):
         node.target = name  # torch.fx calls a fixed argument name_1, which keyword callers do not know
     return graph

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,10 @@ def test_a_file_that_is_no_json(tmp_path):
         ConvertReport.load(tmp_path / "r.json")
     with pytest.raises(OSError):
         ConvertReport.load(tmp_path / "absent.json")
+
+
+def test_slower_networks_are_called_so():
+    assert "network: 5.00 ms, original 4.00 ms: 1.25x slower" in replace(REPORT, ms_ours=5.0, ms_dense=4.0).text()
 
 
 def test_picture(tmp_path):

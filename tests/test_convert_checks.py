@@ -179,3 +179,36 @@ def test_tensors_that_a_forward_changes_are_as_before(form, fallback):
 def test_buffers_that_are_expanded():
     m = model(lambda m, x: m.a(x) * m.n, n=torch.ones(1, 1, 1).expand(8, 1, 1))
     assert packed(convert(m, X, fallback="never")) == ["a"]
+
+
+class Reporting(nn.Conv2d):
+    report = property(lambda self: "read-only")
+
+
+class Buffered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("report", torch.zeros(1))
+
+
+@pytest.mark.parametrize("example", [None, X])
+@pytest.mark.parametrize("factory", [lambda: model(None, report=nn.Linear(2, 2)), Buffered, lambda: Reporting(8, 8, 3)])
+def test_models_with_something_named_report(factory, example):
+    with pytest.raises(ValueError, match="named 'report'"):
+        convert(factory(), example)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_residuals_of_another_dtype(dtype):
+    m = model(lambda m, x: torch.relu(m.a(x) + m.other(x)), other=nn.Identity())
+    fast = convert(m, X, fallback="never")
+    assert fast.report.layers[0].fused == ("other", "relu") or "add" in fast.report.layers[0].fused
+    residual = random(2, 8, 9, 11, seed=3).mul(9).to(dtype)
+    with torch.no_grad():
+        want, got = torch.relu(m.a(X) + residual), fast.a(X, residual)
+    assert got.dtype is want.dtype and deviation(got, want) < 1e-4
+
+
+def test_data_parallel_is_named():
+    fast = convert(nn.DataParallel(prune(nn.Sequential(nn.Conv2d(8, 8, 3)))).eval(), X, fallback="never")
+    assert any("DataParallel" in note and ".module" in note for note in fast.report.notes)
