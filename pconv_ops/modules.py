@@ -26,6 +26,7 @@ class PatternConv2d(nn.Module):
     """
 
     packed: torch.Tensor
+    _stands_for_conv = False
 
     def __init__(self, packed: PackedConv, activation: str | tuple[float, float] | None = None) -> None:
         super().__init__()
@@ -54,7 +55,9 @@ class PatternConv2d(nn.Module):
         if obstacle:
             raise ValueError(f"conv: {obstacle}")
         packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        return cls(packed, activation)
+        layer = cls(packed, activation)
+        layer._stands_for_conv = True
+        return layer
 
     @property
     def activation(self) -> str:
@@ -63,15 +66,21 @@ class PatternConv2d(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The dense weights, float32 OIHW, for code that reads those of the convolution that stood here: unpacked at
-        each use, so writing to them changes nothing. A BatchNorm that was folded in is part of them."""
-        return torch.from_numpy(self.packed_conv.to_dense()[0])
+        """The dense weights, float32 OIHW, of a layer that from_dense() made, for code that reads those of the
+        convolution that stood here: unpacked at each use, so writing to them changes nothing. AttributeError: the
+        layer was made in another way; its weights may have a BatchNorm folded in."""
+        return torch.from_numpy(self._dense("weight")[0])
 
     @property
     def bias(self) -> torch.Tensor | None:
         """The bias, or None; as `weight`, to be read only."""
-        bias = self.packed_conv.to_dense()[1]
+        bias = self._dense("bias")[1]
         return None if bias is None else torch.from_numpy(bias)
+
+    def _dense(self, name: str) -> Any:
+        if not self._stands_for_conv:  # nn.Module then looks among its parameters, where a graph may put its own
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        return self.packed_conv.to_dense()
 
     @property
     def packed_conv(self) -> PackedConv:

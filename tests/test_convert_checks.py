@@ -1,5 +1,6 @@
 """Models whose outputs, state or attributes convert must not take on trust."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -212,3 +213,11 @@ def test_residuals_of_another_dtype(dtype):
 def test_data_parallel_is_named():
     fast = convert(nn.DataParallel(prune(nn.Sequential(nn.Conv2d(8, 8, 3)))).eval(), X, fallback="never")
     assert any("DataParallel" in note and ".module" in note for note in fast.report.notes)
+
+
+def test_weights_that_a_traced_model_reads():
+    m = model(lambda m, x: F.conv_transpose2d(m.a(x), m.a.weight, m.a.bias, padding=1))
+    fast = convert(m, X, fallback="never")
+    assert packed(fast) == ["a"] and fast.report.notes == []
+    with torch.no_grad():
+        assert deviation(copy.deepcopy(fast)(X), m(X)) < 1e-4
