@@ -232,7 +232,7 @@ def test_demo_compares_times_and_draws(capsys, small_demo, tmp_path):
         float(re.search(rf"^{words}: ([\d.]+) ms", out, re.MULTILINE)[1])
         for words in ("12 pruned convolutions, as in the picture", "13 convolutions, the dense one included")
     )
-    assert pruned_ms < all_ms
+    assert pruned_ms <= all_ms  # the one is part of the other
     deviations = re.findall(r"^features\.\d+ .* (\d\.\de[-+]\d+)$|logits is (\d\.\de[-+]\d+),", out, re.MULTILINE)
     assert len(deviations) == 14 and all(float(one or other) <= 1e-4 for one, other in deviations)
 
