@@ -48,6 +48,9 @@ class CheckedSize {
   bool ok_ = true;
 };
 
+// Of small non-negative numbers.
+constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 template <typename T>
 CheckedSize checked(T value) {
   return CheckedSize::of(value);

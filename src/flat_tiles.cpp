@@ -6,11 +6,6 @@
 #include "kernels/ukernel.h"
 
 namespace pconv {
-namespace {
-
-int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 CheckedSize gather_floats(int64_t out_w, int64_t tiles, int64_t vectors, int64_t lanes) {
   const int64_t outputs = tiles * vectors * lanes;

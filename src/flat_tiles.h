@@ -15,8 +15,8 @@ struct FlatTiles {
   int64_t n_tiles;      // as even as whole vectors go
   int64_t strip_tiles;  // of a strip
 
-  int64_t n_vectors() const { return (outputs + lanes - 1) / lanes; }
-  int64_t n_strips() const { return (n_tiles + strip_tiles - 1) / strip_tiles; }
+  int64_t n_vectors() const { return div_up(outputs, lanes); }
+  int64_t n_strips() const { return div_up(n_tiles, strip_tiles); }
   int64_t begin(int64_t tile) const {
     const int64_t at = tile * n_vectors() / n_tiles * lanes;
     return at < outputs ? at : outputs;

@@ -85,7 +85,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
       const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
       // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
       const int64_t lanes = u.isa->table->lanes;
-      return is_pattern_layer(c, 1) && one_around && plan.w + 2 <= lanes &&
+      return is_pattern_layer(c, u.info->stride) && one_around && plan.w + 2 <= lanes &&
              plan.h * (plan.w + 1) <= lanes * u.info->vectors && taps_cover(packed, u.info->taps);
     }
     case Body::kWindow:
@@ -102,7 +102,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
   return false;
 }
 
-// What a layer's filters hold, in the mean, and how often one of a block's filters keeps a tap.
+// Kept kernels and kept weights of a filter, in the mean, and masks of the layer.
 struct FilterWork {
   double kernels, taps, masks;
 };
@@ -152,8 +152,8 @@ double scatter_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& 
   constexpr double kRunWork = 40.0, kKernelWork = 3.0;
   const double vectors = u.info->vectors, filters = static_cast<double>(plan.conv.out_channels);
   const double channels = static_cast<double>(plan.conv.in_channels / plan.conv.groups);
-  const double per_unit = kL1Bytes * 3.0 / 4 / (u.info->carry_floats * 4.0);
-  const double units = std::ceil(filters / plan.conv.groups / per_unit) * static_cast<double>(plan.conv.groups);
+  const int64_t per_group = plan.conv.out_channels / plan.conv.groups;
+  const auto units = static_cast<double>(div_up(per_group, scatter_unit(plan.conv, *u.info)) * plan.conv.groups);
   const double taps_of_kernel = work.kernels > 0 ? work.taps / work.kernels : 0;
   const double parts = work.kernels * std::ceil(taps_of_kernel / kScatterTaps);
   const double runs =
@@ -162,10 +162,11 @@ double scatter_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& 
   return multiply_adds + runs / filters * (kScatterTaps * vectors + kRunWork) + 8.0 * vectors + 10.0;
 }
 
-// Packing, spread over the filters: a vector of a tile costs so many multiply-adds.
+// Packing of windows and planes, spread over the filters.
 double packing_work(const pconv_plan& plan, const Ukernel& u) {
+  constexpr double kVectorWork = 10.0;  // of a vector of a tile, in multiply-adds
   const double vectors = static_cast<double>(tile_bytes(plan, u)) / sizeof(float) / u.isa->table->lanes;
-  return vectors * (u.info->pattern() ? 0.0 : 10.0) / static_cast<double>(plan.conv.out_channels / plan.conv.groups);
+  return vectors * kVectorWork / static_cast<double>(plan.conv.out_channels / plan.conv.groups);
 }
 
 struct Choice {
@@ -281,22 +282,21 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   const double filters = static_cast<double>(p.conv.out_channels);
   const FilterWork work = {static_cast<double>(packed.view.header.n_kernels * packed.view.header.block) / filters,
                            static_cast<double>(p.nnz) / filters, static_cast<double>(packed.view.header.n_patterns)};
+  Choice choice = {};
   if (options.ukernel != nullptr) {
-    if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &p.ukernel)) return s;
-    if (!takes(p, packed, *p.ukernel)) {
+    if (const pconv_status s = find_ukernel(options.ukernel, *p.isa, &choice.ukernel)) return s;
+    if (!takes(p, packed, *choice.ukernel)) {
       return fail(PCONV_UNSUPPORTED, "ukernel: \"%s\" does not take this layer on a %" PRId64 "x%" PRId64 " map",
-                  p.ukernel->name, p.h, p.w);
+                  choice.ukernel->name, p.h, p.w);
     }
-    const Choice choice = choose_cut(p, *p.ukernel, work);
-    p.columns = choice.columns;
-    p.flat = choice.flat;
+    choice = choose_cut(p, *choice.ukernel, work);
   } else {
-    const Choice choice = choose_ukernel(p, packed, work);
+    choice = choose_ukernel(p, packed, work);
     if (choice.ukernel == nullptr) return too_large_tile(p.conv);
-    p.ukernel = choice.ukernel;
-    p.columns = choice.columns;
-    p.flat = choice.flat;
   }
+  p.ukernel = choice.ukernel;
+  p.columns = choice.columns;
+  p.flat = choice.flat;
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }

@@ -5,13 +5,12 @@
 #include <cstdint>
 #include <memory>
 
+#include "checked.h"
 #include "dispatch.h"
 #include "flat_tiles.h"
 #include "layer.h"
 
 namespace pconv {
-
-inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How output rows are cut into tiles. Bands of rows that follow each other may lie side by side in a strip, as if they
 // were one wide band, so that rows which do not fill whole tiles share the last one of all but the last band.

@@ -1,10 +1,11 @@
-#include "run_depthwise.h"
-
+// A strip's rows of the chunk's filters in one call: depthwise ukernels go from channel to channel themselves.
 #include <algorithm>
 
 #include "phases.h"
+#include "runners.h"
 
 namespace pconv {
+namespace {
 
 CheckedSize depthwise_scratch_bytes(const pconv_plan& p) {
   const int64_t lanes = p.isa->table->lanes;
@@ -13,30 +14,35 @@ CheckedSize depthwise_scratch_bytes(const pconv_plan& p) {
   return (phase_bytes(p.conv, p.out_w, p.strip_rows(), lanes) + behind).round_up(kTileAlign);
 }
 
-void run_depthwise(const pconv_plan& p, const pconv_run_args& run, const Chunk& chunk, int64_t image, int64_t strip,
-                   unsigned char* scratch) {
-  const int64_t y0 = strip * p.strip_rows(), rows = std::min(p.strip_rows(), p.out_h - y0);
+void run_strip(const Task& task) {
+  const pconv_plan& p = task.plan;
+  const pconv_run_args& run = task.args;
+  const int64_t y0 = task.strip * p.strip_rows(), rows = std::min(p.strip_rows(), p.out_h - y0);
   DepthwiseArgs args = {};
-  args.image = run.x + image * p.conv.in_channels * p.h * p.w;
+  args.image = run.x + task.image * p.conv.in_channels * p.h * p.w;
   args.channel_stride = p.h * p.w;
   args.h = static_cast<int32_t>(p.h), args.w = static_cast<int32_t>(p.w);
   args.stride_h = static_cast<int32_t>(p.conv.stride_h), args.stride_w = static_cast<int32_t>(p.conv.stride_w);
   args.pad_left = static_cast<int32_t>(p.conv.pad_left);
-  args.filters = p.prepacked->depthwise.data() + chunk.filter_begin;
-  args.n_filters = static_cast<int32_t>(chunk.filter_end - chunk.filter_begin);
-  args.phases = reinterpret_cast<float*>(scratch);
+  args.filters = p.prepacked->depthwise.data() + task.chunk.filter_begin;
+  args.n_filters = static_cast<int32_t>(task.chunk.filter_end - task.chunk.filter_begin);
+  args.phases = reinterpret_cast<float*>(task.scratch);
   args.phase_floats = static_cast<int32_t>(phase_floats(p.conv, p.out_w, p.isa->table->lanes).value());
   args.n_rows = static_cast<int32_t>(p.input_rows(rows));
   args.first_row = static_cast<int32_t>(y0 * p.conv.stride_h - p.conv.pad_top);
   args.rows = static_cast<int32_t>(rows);
   args.out_w = static_cast<int32_t>(p.out_w);
   args.plane_stride = p.out_h * p.out_w;
-  const ptrdiff_t first = image * p.conv.out_channels * args.plane_stride + y0 * p.out_w;
+  const ptrdiff_t first = task.image * p.conv.out_channels * args.plane_stride + y0 * p.out_w;
   args.out = run.y + first;
   args.residual = run.residual != nullptr ? run.residual + first : nullptr;
   args.clamp_min = run.clamp_min;
   args.clamp_max = run.clamp_max;
   p.isa->table->depthwise(args);
 }
+
+}  // namespace
+
+const Runner kDepthwiseRunner = {depthwise_scratch_bytes, run_strip};
 
 }  // namespace pconv

@@ -1,9 +1,8 @@
 // Per group: writes the planes of the strip's tiles, unless they lie in the image, and runs the filters over them.
-#include "run_planes.h"
-
 #include <algorithm>
 
 #include "prepack_taps.h"
+#include "runners.h"
 
 namespace pconv {
 namespace {
@@ -30,8 +29,7 @@ struct PlaneTiles {
   int64_t plane_stride, tile_stride;  // 0: tiles lie in the image, side by side
 };
 
-PackPlanesArgs pack_args(const pconv_plan& p, unsigned char* scratch) {
-  const PlanesScratch places(p);
+PackPlanesArgs pack_args(const pconv_plan& p, const PlanesScratch& places, unsigned char* scratch) {
   PackPlanesArgs pack = {};
   pack.channel_stride = p.h * p.w;
   pack.row_stride = p.w;
@@ -43,26 +41,23 @@ PackPlanesArgs pack_args(const pconv_plan& p, unsigned char* scratch) {
   pack.plane_floats = p.ukernel->info->tile_floats;
   pack.tiles = reinterpret_cast<float*>(scratch);
   pack.rows = reinterpret_cast<float*>(scratch + places.rows.value());
-  pack.tile_vectors = reinterpret_cast<int32_t*>(scratch + places.vectors.value());
   return pack;
 }
 
-// Tiles [first, end) of a group whose planes `pack` names.
-PlaneTiles pack_tiles(const pconv_plan& p, PackPlanesArgs pack, int64_t first, int64_t end, unsigned char* scratch) {
+// Which outputs `pack` is about: those of the tiles [first, end). vectors: [end - first].
+void place_tiles(const pconv_plan& p, int64_t first, int64_t end, int32_t* vectors, PackPlanesArgs* pack) {
   constexpr int64_t kLineFloats = kTileAlign / static_cast<int64_t>(sizeof(float));
-  auto* vectors = reinterpret_cast<int32_t*>(scratch + PlanesScratch(p).vectors.value());
   for (int64_t t = first; t < end; ++t) {
     vectors[t - first] = static_cast<int32_t>(div_up(p.flat.begin(t + 1) - p.flat.begin(t), p.flat.lanes));
   }
   const int64_t begin = p.flat.begin(first), first_y = begin / p.out_w, before = begin - first_y * p.out_w;
-  pack.first_row = static_cast<int32_t>(first_y);
-  pack.n_rows = static_cast<int32_t>((p.flat.begin(end) - 1) / p.out_w - first_y + 1);
-  pack.before = static_cast<int32_t>(before);
-  pack.n_outputs = static_cast<int32_t>(p.flat.begin(end) - begin);
-  pack.rows += div_up(before, kLineFloats) * kLineFloats;
-  pack.n_tiles = static_cast<int32_t>(end - first);
-  p.isa->table->pack_planes(pack);
-  return {pack.tiles, pack.plane_floats, int64_t{pack.n_planes} * pack.plane_floats};
+  pack->first_row = static_cast<int32_t>(first_y);
+  pack->n_rows = static_cast<int32_t>((p.flat.begin(end) - 1) / p.out_w - first_y + 1);
+  pack->before = static_cast<int32_t>(before);
+  pack->n_outputs = static_cast<int32_t>(p.flat.begin(end) - begin);
+  pack->rows += div_up(before, kLineFloats) * kLineFloats;
+  pack->tile_vectors = vectors;
+  pack->n_tiles = static_cast<int32_t>(end - first);
 }
 
 // The chunk's filters of a group on the tiles [first, end), unit by unit, so that a unit's weights stay in L2.
@@ -92,39 +87,43 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Pla
   }
 }
 
-}  // namespace
-
-CheckedSize planes_scratch_bytes(const pconv_plan& plan) { return PlanesScratch(plan).total; }
-
-void run_planes(const pconv_plan& p, const pconv_run_args& run, const Chunk& chunk, int64_t image, int64_t strip,
-                unsigned char* scratch) {
-  const int64_t first = strip * p.flat.strip_tiles, end = std::min(first + p.flat.strip_tiles, p.flat.n_tiles);
+void run_strip(const Task& task) {
+  const pconv_plan& p = task.plan;
+  const PlanesScratch places(p);
+  const int64_t first = task.strip * p.flat.strip_tiles, end = std::min(first + p.flat.strip_tiles, p.flat.n_tiles);
   TileArgs args = {};
   args.rows = 1;
-  args.carry = reinterpret_cast<float*>(scratch + PlanesScratch(p).sums.value());
+  args.carry = reinterpret_cast<float*>(task.scratch + places.sums.value());
   args.plane_stride = p.flat.outputs;
-  args.clamp_min = run.clamp_min;
-  args.clamp_max = run.clamp_max;
-  const int64_t first_plane = image * p.conv.out_channels * args.plane_stride;
-  args.out = run.y + first_plane;
-  args.residual = run.residual != nullptr ? run.residual + first_plane : nullptr;
+  args.clamp_min = task.args.clamp_min;
+  args.clamp_max = task.args.clamp_max;
+  const int64_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
+  args.out = task.args.y + first_plane;
+  args.residual = task.args.residual != nullptr ? task.args.residual + first_plane : nullptr;
 
-  PackPlanesArgs pack = pack_args(p, scratch);
+  PackPlanesArgs pack = pack_args(p, places, task.scratch);
+  place_tiles(p, first, end, reinterpret_cast<int32_t*>(task.scratch + places.vectors.value()), &pack);
   // The planes of a 1x1 layer are the image's channels, read in place where whole vectors lie on lines.
   const bool in_place = is_pointwise(p.conv) && p.h * p.w * static_cast<int64_t>(sizeof(float)) % kTileAlign == 0;
   const int64_t in_per_group = p.conv.in_channels / p.conv.groups;
-  for (int64_t g = chunk.group_begin; g < chunk.group_end; ++g) {
-    pack.image = run.x + (image * p.conv.in_channels + g * in_per_group) * pack.channel_stride;
+  for (int64_t g = task.chunk.group_begin; g < task.chunk.group_end; ++g) {
+    pack.image = task.args.x + (task.image * p.conv.in_channels + g * in_per_group) * pack.channel_stride;
     const int64_t plane_begin = p.prepacked->plane_begin[static_cast<size_t>(g)];
     pack.planes = p.prepacked->planes.data() + plane_begin;
     pack.n_planes = static_cast<int32_t>(p.prepacked->plane_begin[static_cast<size_t>(g) + 1] - plane_begin);
-    if (in_place) {
-      const PlaneTiles channels = {pack.image + p.flat.begin(first), pack.channel_stride, 0};
-      run_tiles(p, chunk, g, channels, first, end, args);
-    } else {
-      run_tiles(p, chunk, g, pack_tiles(p, pack, first, end, scratch), first, end, args);
+    PlaneTiles tiles = {pack.image + p.flat.begin(first), pack.channel_stride, 0};
+    if (!in_place) {
+      p.isa->table->pack_planes(pack);
+      tiles = {pack.tiles, pack.plane_floats, int64_t{pack.n_planes} * pack.plane_floats};
     }
+    run_tiles(p, task.chunk, g, tiles, first, end, args);
   }
 }
+
+CheckedSize planes_scratch_bytes(const pconv_plan& plan) { return PlanesScratch(plan).total; }
+
+}  // namespace
+
+const Runner kPlanesRunner = {planes_scratch_bytes, run_strip};
 
 }  // namespace pconv

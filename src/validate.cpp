@@ -15,6 +15,19 @@ pconv_status check_range(const char* name, int64_t got, int64_t low, int64_t hig
   return fail(PCONV_INVALID_ARGUMENT, "%s: got %" PRId64 ", allowed %" PRId64 " to %" PRId64, name, got, low, high);
 }
 
+struct Range {
+  const char* name;
+  int64_t got, low, high;
+};
+
+template <size_t kCount>
+pconv_status check_ranges(const Range (&ranges)[kCount]) {
+  for (const Range& r : ranges) {
+    if (const pconv_status s = check_range(r.name, r.got, r.low, r.high)) return s;
+  }
+  return PCONV_OK;
+}
+
 // Bytes of an fp32 tensor n x c x h x w.
 CheckedSize tensor_bytes(int64_t n, int64_t c, int64_t h, int64_t w) {
   return checked(n) * checked(c) * checked(h) * checked(w) * checked(sizeof(float));
@@ -56,10 +69,7 @@ pconv_status check_threads(int n_threads) {
 }  // namespace
 
 pconv_status validate_desc(const pconv_conv_desc& c) {
-  const struct {
-    const char* name;
-    int64_t got, low, high;
-  } ranges[] = {
+  const Range ranges[] = {
       {"out_channels", c.out_channels, 1, kMaxChannels},
       {"in_channels", c.in_channels, 1, kMaxChannels},
       {"groups", c.groups, 1, kMaxChannels},
@@ -74,9 +84,7 @@ pconv_status validate_desc(const pconv_conv_desc& c) {
       {"pad_bottom", c.pad_bottom, 0, kMaxGeometry},
       {"pad_right", c.pad_right, 0, kMaxGeometry},
   };
-  for (const auto& r : ranges) {
-    if (const pconv_status s = check_range(r.name, r.got, r.low, r.high)) return s;
-  }
+  if (const pconv_status s = check_ranges(ranges)) return s;
   if (c.in_channels % c.groups != 0 || c.out_channels % c.groups != 0) {
     return fail(PCONV_INVALID_ARGUMENT,
                 "groups: %" PRId64 " must divide in_channels %" PRId64 " and out_channels %" PRId64, c.groups,
@@ -118,10 +126,7 @@ pconv_status validate_map(const pconv_conv_desc& conv, int64_t n, int64_t h, int
 }
 
 pconv_status validate_max_pool(const pconv_max_pool_args& a) {
-  const struct {
-    const char* name;
-    int64_t got, low, high;
-  } ranges[] = {
+  const Range ranges[] = {
       {"planes", a.planes, 0, kMaxMapSide},
       {"h", a.h, 1, kMaxMapSide},
       {"w", a.w, 1, kMaxMapSide},
@@ -136,9 +141,7 @@ pconv_status validate_max_pool(const pconv_max_pool_args& a) {
       {"pad_top", a.pad_top, 0, kMaxGeometry},
       {"pad_left", a.pad_left, 0, kMaxGeometry},
   };
-  for (const auto& r : ranges) {
-    if (const pconv_status s = check_range(r.name, r.got, r.low, r.high)) return s;
-  }
+  if (const pconv_status s = check_ranges(ranges)) return s;
   if (const pconv_status s = check_windows("out_h", a.h, a.out_h, a.pad_top, a.kernel_h, a.stride_h, a.dilation_h)) {
     return s;
   }

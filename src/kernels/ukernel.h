@@ -1,6 +1,6 @@
 // The contract of every ukernel: argument structs, function types and the table row.
 //
-// Flow: plan.cpp chooses a KernelInfo row, run.cpp or run_planes.cpp packs an input tile and lets the row's function
+// Flow: plan.cpp chooses a KernelInfo row, a runner (runners.h) packs an input tile and lets the row's function
 // run a list of filters over it. A ukernel is noexcept, allocates nothing, starts no thread, reads no global and
 // touches no memory outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, all others to a
 // float.
