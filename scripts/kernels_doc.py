@@ -55,9 +55,14 @@ BODIES = {
     ),
     "kMap": (
         "map3x3.inl",
-        "3x3, stride 1, padding 1, maps of w columns and h rows with h * (w + 1) at most the lanes of the vectors: the"
+        "3x3, stride 1, padding 1, maps of less columns than a vector has lanes and no more pixels than the vectors: the"
         " whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as the"
         " SCPs are",
+    ),
+    "kTinyMap": (
+        "tiny3x3.inl",
+        "the same for maps of at most four pixels: a vector holds each of them for every tap of a kernel, which then"
+        " is one multiply-add",
     ),
     "kWindow": (
         "taps.inl",

@@ -81,12 +81,12 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
   switch (u.info->body) {
     case Body::kPattern:
       return is_pattern_layer(c, u.info->stride);
-    case Body::kMap: {
+    case Body::kMap:
+    case Body::kTinyMap: {
       const bool one_around = c.pad_top == 1 && c.pad_left == 1 && c.pad_bottom == 1 && c.pad_right == 1;
-      // A vertical tap moves sums by up to w + 2 lanes, and they come from the vector beside at most.
-      const int64_t lanes = u.isa->table->lanes;
-      return is_pattern_layer(c, u.info->stride) && one_around && plan.w + 2 <= lanes &&
-             plan.h * (plan.w + 1) <= lanes * u.info->vectors && taps_cover(packed, u.info->taps);
+      // A vertical tap moves sums by up to w + 1 lanes, and they come from the vector beside at most.
+      return is_pattern_layer(c, u.info->stride) && one_around && plan.w + 1 <= u.isa->table->lanes &&
+             plan.h * plan.w <= u.info->band_rows && taps_cover(packed, u.info->taps);
     }
     case Body::kWindow:
       return block_fits(packed, u.info->block) && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
@@ -111,7 +111,9 @@ struct FilterWork {
 // docs/PERFORMANCE.md has the measurements behind the weights.
 double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double kernels_per_filter) {
   const int64_t rows = u.info->rows, vectors = u.info->vectors;
-  const bool map = u.info->body == Body::kMap;
+  const bool map = u.info->whole_map();
+  // A kernel is a multiply-add and its loads, a run's end its moves.
+  if (u.info->body == Body::kTinyMap) return 1.5 * kernels_per_filter + 80.0;
   const IsaTable& table = *u.isa->table;
   const double sums = static_cast<double>(rows * vectors);
   double loads = static_cast<double>((map ? rows : rows + 2) * vectors);

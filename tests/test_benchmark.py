@@ -286,7 +286,7 @@ def test_bench_suites_run_every_ukernel_of_this_cpu():
     assert done.returncode == 0, done.stdout
     supported = [row["name"] for row in _native.isas() if row["supported"]]
     for row in _native.ukernels():
-        shape = "512x512x2x2" if row["body"] == "map3x3" else "512x512x14x14"
+        shape = "512x512x2x2" if row["body"] in ("map3x3", "tiny3x3") else "512x512x14x14"
         ran = f"bench_ukernel[{shape}-{row['name']}] PASSED" in done.stdout
         assert ran == (row["isa"] in supported and row["stride"] == 1), row["name"]
     assert "bench_module[512x512x14x14-pconv] PASSED" in done.stdout

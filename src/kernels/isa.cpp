@@ -19,6 +19,7 @@ namespace {
 #include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
 #include "kernels/map3x3.inl"
+#include "kernels/tiny3x3.inl"
 #include "kernels/split_row.inl"
 #include "kernels/conv3x3s2.inl"
 #include "kernels/taps.inl"

@@ -2,12 +2,11 @@
 // most lanes of a vector empty (CIFAR's 8x8 to 2x2, ImageNet's 7x7): the whole map lies in a few vectors, row after
 // row, and the vertical taps are deferred as the horizontal ones are in conv3x3.inl.
 //
-// A row takes w + 1 lanes; the last one is zero and serves as the right margin of its row and the left one of the next.
-// Every tap (dy, dx) has sums of its own, all fed by the same vectors; at the end those of a tap move by
-// dy * (w + 1) + dx lanes and are added. Output lanes are then compressed into rows without gaps.
+// Every tap (dy, dx) has sums of its own, all fed by the same vectors; at the end those of a tap move by dy * w + dx
+// lanes and are added, but for the lanes whose input would come from the row beside.
 // kFamily: the taps that have sums; patterns with others never come here.
-// Included by isa.cpp inside the ISA's unnamed namespace. V is Vec, of an ISA that has expand_load(), compress(),
-// lane_index() and permute().
+// Included by isa.cpp inside the ISA's unnamed namespace. V is Vec, of an ISA that has lane_index() and
+// permute_lanes().
 
 template <class V, int kVectors, uint32_t kFamily>
 class Map3x3 {
@@ -22,11 +21,13 @@ class Map3x3 {
   }
 
   static void pack(const PackTileArgs& args) noexcept {
-    const Layout layout(args.h, args.w);
+    const int n = args.h * args.w;
     const float* plane = args.image;
     float* out = args.tile;
     for (int ch = 0; ch < args.n_channels; ++ch, plane += args.channel_stride, out += kTileFloats) {
-      for (int v = 0; v < kVectors; ++v) V::store(out + v * V::kLanes, layout.expand(plane, v));
+      static_for<kVectors>([&](auto v) PCONV_INLINE_LAMBDA {
+        V::store(out + v * V::kLanes, V::load_lanes(plane + v * V::kLanes, V::lanes(0, n - v * V::kLanes)));
+      });
     }
   }
 
@@ -39,31 +40,27 @@ class Map3x3 {
     Reg sum[kCopies][9][kVectors];
   };
 
-  // Which lanes hold pixels, and where they lie in a plane without gaps.
+  // Which lanes hold pixels, and which of them a tap to the left or to the right has an input for.
   struct Layout {
-    typename V::Lanes pixels[kVectors];
-    int before[kVectors], count[kVectors];
+    typename V::Lanes pixels[kVectors], inside[3][kVectors];  // inside[dx + 1]
     int pitch;
-    static constexpr uint64_t kLaneBits = (uint64_t{1} << V::kLanes) - 1;
 
-    // h rows of w <= kLanes - 2 pixels: a row lies in at most two vectors. Runs for every tile and group: no division.
-    Layout(int h, int w) : pitch(w + 1) {
-      uint32_t bits[kVectors + 1] = {};
-      const uint64_t row = (uint64_t{1} << w) - 1;
-      for (int y = 0, cell = 0; y < h; ++y, cell += pitch) {
-        const uint64_t placed = row << (static_cast<unsigned>(cell) % V::kLanes);
-        bits[static_cast<unsigned>(cell) / V::kLanes] |= static_cast<uint32_t>(placed & kLaneBits);
-        bits[static_cast<unsigned>(cell) / V::kLanes + 1] |= static_cast<uint32_t>(placed >> V::kLanes);
-      }
-      int n = 0;
+    // h rows of w < kLanes pixels. Runs for every tile and group: no division.
+    Layout(int h, int w) : pitch(w) {
+      bool left[kVectors * V::kLanes] = {}, right[kVectors * V::kLanes] = {};
+      for (int y = 0; y < h; ++y) left[y * w] = right[y * w + w - 1] = true;
       for (int v = 0; v < kVectors; ++v) {
-        pixels[v] = static_cast<typename V::Lanes>(bits[v]);
-        before[v] = n;
-        count[v] = __builtin_popcount(bits[v]);
-        n += count[v];
+        unsigned first = 0, last = 0;
+        for (int i = 0; i < V::kLanes; ++i) {
+          first |= unsigned{left[v * V::kLanes + i]} << i;
+          last |= unsigned{right[v * V::kLanes + i]} << i;
+        }
+        pixels[v] = V::lanes(0, h * w - v * V::kLanes);
+        inside[0][v] = static_cast<typename V::Lanes>(pixels[v] & ~first);
+        inside[1][v] = pixels[v];
+        inside[2][v] = static_cast<typename V::Lanes>(pixels[v] & ~last);
       }
     }
-    PCONV_INLINE Reg expand(const float* plane, int v) const { return V::expand_load(plane + before[v], pixels[v]); }
   };
 
   static PCONV_INLINE void one_filter(const TileArgs& args, const Layout& layout, const FilterProgram& filter) {
@@ -133,14 +130,14 @@ class Map3x3 {
           const Reg high = kHigh == kVectors
                                ? V::zero()
                                : total(s, tap, std::integral_constant < int, kHigh == kVectors ? 0 : kHigh > {});
-          y[v] = V::add(y[v], V::permute(low, index, high));
+          y[v] = V::add(y[v], V::permute_lanes(low, index, high, layout.inside[tap % 3][v]));
         });
       }
     });
     static_for<kVectors>([&](auto v) PCONV_INLINE_LAMBDA {
-      if (args.residual != nullptr) y[v] = V::add(y[v], layout.expand(args.residual + plane, v));
-      const Reg dense = V::compress(V::clamp(y[v], lo, hi), layout.pixels[v]);
-      V::store_lanes(args.out + plane + layout.before[v], dense, V::lanes(0, layout.count[v]));
+      const ptrdiff_t at = plane + v * V::kLanes;
+      if (args.residual != nullptr) y[v] = V::add(y[v], V::load_lanes(args.residual + at, layout.pixels[v]));
+      V::store_lanes(args.out + at, V::clamp(y[v], lo, hi), layout.pixels[v]);
     });
   }
 

@@ -29,8 +29,15 @@ constexpr KernelInfo conv3x3s2_row() {
 template <class V, int kVectors, uint32_t kFamily>
 constexpr KernelInfo map3x3_row() {
   using Map = Map3x3<V, kVectors, kFamily>;
-  return {"map3x3", Body::kMap,   1,        1, kVectors, 0, kVectors * V::kLanes / 2, kFamily, Map::kTileFloats,
+  return {"map3x3", Body::kMap,   1,        1, kVectors, 0, kVectors * V::kLanes, kFamily, Map::kTileFloats,
           0,        Map::compute, Map::pack};
+}
+
+template <class V>
+constexpr KernelInfo tiny3x3_row() {
+  using Tiny = Tiny3x3<V>;
+  return {"tiny3x3", Body::kTinyMap, 1,         1, 1, 0, Tiny::kMostPixels, kAllTaps, Tiny::kTileFloats,
+          0,         Tiny::compute,  Tiny::pack};
 }
 
 // Any convolution; kBlock filters share each load.
@@ -103,6 +110,7 @@ struct Tiles<V, 16> {
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 8, 1>(),
                                          conv3x3_row<V, 7, 1>(),
                                          conv3x3_row<V, 4, 2>(),
+                                         tiny3x3_row<V>(),
                                          map3x3_row<V, 1, kAllTaps>(),
                                          map3x3_row<V, 2, kAllTaps>(),
                                          map3x3_row<V, 3, kAllTaps>(),

@@ -69,8 +69,8 @@ struct ScatterProgram {
 // A tile may reach over a seam (strips: docs/ARCHITECTURE.md): lanes from `seam` on belong to the band below, where
 // lane j is output column x0 + j again once `out` has moved by seam_step. No sum crosses a seam. `rows` counts for the
 // band of lane 0.
-// A whole-map ukernel (Body::kMap) has one tile, a map of `rows` x `lane_end` outputs whose rows lie without
-// gaps (row_stride == lane_end): no carry, no prefetch.
+// A whole-map ukernel (Body::kMap, Body::kTinyMap) has one tile, a map of `rows` x `lane_end` outputs whose rows lie
+// without gaps (row_stride == lane_end): no carry, no prefetch.
 struct TileArgs {
   const float* tile;             // [n_channels][tile_floats of the ukernel], zeros outside the image
   const FilterProgram* filters;  // [n_filters]
@@ -201,6 +201,7 @@ constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of pattern
 enum class Body {
   kPattern,    // conv3x3.inl: 3x3, stride 1, tiles of rows of vectors
   kMap,        // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
+  kTinyMap,    // tiny3x3.inl: the same for a few pixels
   kWindow,     // taps.inl: any geometry, tiles hold the rows that the outputs read
   kPlanes,     // taps.inl: any geometry, tiles hold a plane for every tap
   kScatter,    // scatter.inl: the same tiles, kernels add to the sums of their filters
@@ -213,14 +214,15 @@ struct KernelInfo {
   int stride;         // 0: any
   int rows, vectors;  // tile; with planes at most
   int block;          // kWindow, kPlanes: filters with the same kernels that run together; others: 0
-  int band_rows;      // output rows that a tile stores at most
+  int band_rows;      // output rows that a tile stores at most; whole maps: pixels
   uint32_t taps;      // patterns must lie within
   int tile_floats;    // that a channel takes in the packed tile; windows: TileShape says; planes: a plane
   int carry_floats;   // that one filter leaves between two tiles, scatter: its sums in one tile
   TileFn compute;     // null: depthwise
   PackTileFn pack;    // null with planes, and depthwise
 
-  bool pattern() const { return body == Body::kPattern || body == Body::kMap; }
+  bool whole_map() const { return body == Body::kMap || body == Body::kTinyMap; }
+  bool pattern() const { return body == Body::kPattern || whole_map(); }
   bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
 };
 

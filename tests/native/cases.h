@@ -84,8 +84,8 @@ inline void draw_padding(Rng& rng, const Target& t, pconv_conv_desc& d) {
 // A map that a whole-map ukernel takes.
 inline void draw_whole_map(Rng& rng, const Way& way, pconv_conv_desc& d, Target& t) {
   d.pad_top = d.pad_left = d.pad_bottom = d.pad_right = 1;
-  t.w = rng.between(1, std::min(way.lanes - 2, way.cells() - 1));
-  t.h = rng.between(1, way.cells() / (t.w + 1));
+  t.w = rng.between(1, std::min(way.lanes - 1, way.map_pixels));
+  t.h = rng.between(1, way.map_pixels / t.w);
 }
 
 // 1..12 masks: the four SCPs first, four-tap ones, or any of one to nine taps.
@@ -243,7 +243,7 @@ inline Case make_case(int index, bool exact, const Way& way) {
   if (general) draw_geometry(rng, c.layer.conv);
   if (way.stride > 0) c.layer.conv.stride_h = c.layer.conv.stride_w = way.stride;
   draw_padding(rng, c.target, c.layer.conv);
-  if (way.whole_map) draw_whole_map(rng, way, c.layer.conv, c.target);
+  if (way.map_pixels > 0) draw_whole_map(rng, way, c.layer.conv, c.target);
   const int64_t most_taps =
       general ? draw_any_kernels(rng, kept, block, c.layer) : draw_kernels(rng, kept, way.taps, c.layer);
   c.no_kernels = most_taps == 0;

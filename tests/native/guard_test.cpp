@@ -99,7 +99,7 @@ void check_between_guards(const Way& way, const Target& target, Edge edge, int64
 
 // Every map that the way takes.
 void check_maps_between_guards(const Way& way) {
-  for (int64_t w = 1; w + 2 <= way.lanes; ++w) {
+  for (int64_t w = 1; w < way.lanes; ++w) {
     for (int64_t h = 1; way.fits(h, w); ++h) {
       const pconv_layout layout = way.layout((h + w) % 3 == 0 ? PCONV_NHWC : PCONV_NCHW);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
@@ -111,7 +111,7 @@ void check_maps_between_guards(const Way& way) {
 
 // Widths 1 .. 2 tiles + 1 and heights around the tile's rows.
 void check_all_guards(const Way& way) {
-  if (way.whole_map) return check_maps_between_guards(way);
+  if (way.map_pixels > 0) return check_maps_between_guards(way);
   const int tile = way.vectors * way.lanes;
   for (int w = 1; w <= 2 * tile + 1; ++w) {
     for (const pconv_layout wanted : {PCONV_NCHW, PCONV_NHWC}) {

@@ -20,7 +20,7 @@ struct Place {
 };
 
 std::vector<Place> places(const Way& way, const Target& t) {
-  if (way.whole_map) {
+  if (way.map_pixels > 0) {
     std::vector<Place> all;
     for (int64_t i = 0; i < t.h * t.w; i += 1 + t.h * t.w / 40) all.push_back({"of the map", i / t.w, i % t.w});
     return all;
@@ -122,12 +122,12 @@ void check_special_inputs(const Way& way) {
       }
     }
   }
-  CHECK(n_cases >= (way.whole_map ? 200 : 300), "%d cases", n_cases);
+  CHECK(n_cases >= (way.map_pixels == 0 ? 300 : way.map_pixels > 4 ? 200 : 150), "%d cases", n_cases);
 }
 
 // At a seam of a strip, where the last column of a band lies beside the first of the next.
 void check_seams(const Way& way) {
-  if (way.whole_map || way.ukernel.empty() || way.general || way.stride == 2 || way.lanes == 1) return;
+  if (way.map_pixels > 0 || way.ukernel.empty() || way.general || way.stride == 2 || way.lanes == 1) return;
   const int64_t tile = way.vectors * way.lanes, bands = 4;
   const Target t = {1, bands * way.rows, tile + tile / 4, PCONV_NCHW, way.isa, way.ukernel};
   Layer layer = make_layer(2, 64, 1, 1);  // work enough that a strip pays

@@ -131,10 +131,10 @@ inline bool same_up_to_zero_sign(float a, float b) {
 struct Way {
   std::string isa, ukernel;
   int rows, vectors, lanes;
-  bool whole_map = false;  // takes only maps padded by 1 that fit its vectors, a lane between rows
-  int taps = 0x1ff;        // takes only masks within these
-  int block = 0;           // filters with the same kernels that run together; 0: does not matter
-  bool general = false;    // a ukernel of any geometry
+  int map_pixels = 0;    // takes only maps padded by 1 of at most so many; 0: does not matter
+  int taps = 0x1ff;      // takes only masks within these
+  int block = 0;         // filters with the same kernels that run together; 0: does not matter
+  bool general = false;  // a ukernel of any geometry
   bool nchw_only = false;
   bool depthwise = false;  // takes only filters of one channel
   int stride = 0;          // of a pattern ukernel; 0: any
@@ -143,13 +143,12 @@ struct Way {
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
   pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
   std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
-  int cells() const { return vectors * lanes; }
-  bool fits(int64_t h, int64_t w) const { return !whole_map || (w + 2 <= lanes && h * (w + 1) <= cells()); }
+  bool fits(int64_t h, int64_t w) const { return map_pixels == 0 || (w < lanes && h * w <= map_pixels); }
   // A target of this way: h x w, or the largest map of several rows that it takes.
   Target target(int64_t n, int64_t h, int64_t w, pconv_layout layout) const {
-    if (whole_map) {
-      w = std::min<int64_t>({w, lanes - 2, cells() / 3 - 1});
-      h = std::min<int64_t>(h + 99, cells() / (w + 1));
+    if (map_pixels > 0) {
+      w = std::min<int64_t>({w, lanes - 1, std::max(map_pixels / 3 - 1, 2)});
+      h = std::min<int64_t>(h + 99, map_pixels / w);
     }
     return {n, h, w, this->layout(layout), isa, ukernel};
   }
@@ -174,13 +173,14 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
       state().tests.push_back({prefix + "/" + name, [reason] { throw Skip{reason}; }});
       continue;
     }
-    add({name, "", 8, 1, found.lanes, false, 0x1ff});
+    add({name, "", 8, 1, found.lanes, 0, 0x1ff});
     pconv_ukernel_info row{};
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
       if (row.isa != std::string(name)) continue;
       const std::string body = row.body;
       const bool depthwise = body == "depthwise", planes = body == "planes" || body == "scatter" || depthwise;
-      add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
+      const int pixels = body == "map3x3" ? row.vectors * row.lanes : body == "tiny3x3" ? row.lanes / 4 : 0;
+      add({name, row.name, row.rows, row.vectors, row.lanes, pixels, static_cast<int>(row.taps), row.block,
            planes || body == "taps", planes, depthwise, row.stride});
     }
   }

@@ -68,15 +68,27 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<1>(above, v); }
   static PCONV_INLINE float first(Reg v) { return _mm512_cvtss_f32(v); }
 
-  // Whole maps in a few vectors (map3x3.inl).
-  static PCONV_INLINE Reg expand_load(const float* p, Lanes lanes) { return _mm512_maskz_expandloadu_ps(lanes, p); }
-  static PCONV_INLINE Reg compress(Reg v, Lanes lanes) { return _mm512_maskz_compress_ps(lanes, v); }
-  // Lane i of permute(low, lane_index(n), high) is lane n + i of the two side by side; 0 <= n <= kLanes.
-  static PCONV_INLINE __m512i lane_index(int n) {
+  // Whole maps in a few vectors (map3x3.inl, tiny3x3.inl).
+  using Index = __m512i;
+  // Lane i of permute_lanes(low, lane_index(n), high, lanes) is lane n + i of the two side by side, 0 <= n <= kLanes,
+  // where `lanes` has it, else 0.
+  static PCONV_INLINE Index lane_index(int n) {
     return _mm512_add_epi32(_mm512_set1_epi32(n),
                             _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }
-  static PCONV_INLINE Reg permute(Reg low, __m512i index, Reg high) { return _mm512_permutex2var_ps(low, index, high); }
+  static PCONV_INLINE Reg permute_lanes(Reg low, Index index, Reg high, Lanes lanes) {
+    return _mm512_maskz_permutex2var_ps(lanes, low, index, high);
+  }
+
+  static PCONV_INLINE Index select(Index a, Index b, Lanes b_lanes) { return _mm512_mask_mov_epi32(a, b_lanes, b); }
+  // Four floats, again and again; lane i / 4 in lane i; lane 4 * i in lane i; the sum of its four in each lane.
+  static PCONV_INLINE Reg repeat4(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+  static PCONV_INLINE Reg each4(Reg v) { return _mm512_permutexvar_ps(_mm512_srli_epi32(lane_index(0), 2), v); }
+  static PCONV_INLINE Reg every4th(Reg v) { return _mm512_permutexvar_ps(_mm512_slli_epi32(lane_index(0), 2), v); }
+  static PCONV_INLINE Reg add_fours(Reg v) {
+    v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
+    return _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+  }
 
   // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
   static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
