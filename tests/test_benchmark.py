@@ -215,7 +215,7 @@ def test_bench_suites_run_every_ukernel_of_this_cpu():
         "--benchmark-disable",
         "-v",
         "-k",
-        "512x512x14x14 or 512x512x2x2 or call",
+        "512x512x14x14 or 512x512x2x2 or call or max_pool",
     ]
     done = subprocess.run(command, cwd=BENCH.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
@@ -225,3 +225,4 @@ def test_bench_suites_run_every_ukernel_of_this_cpu():
         ran = f"bench_ukernel[{shape}-{row['name']}] PASSED" in done.stdout
         assert ran == (row["isa"] in supported and row["stride"] == 1), row["name"]
     assert "bench_module[512x512x14x14-pconv] PASSED" in done.stdout
+    assert "bench_max_pool[3x3s2-64x112x112-pconv] PASSED" in done.stdout
