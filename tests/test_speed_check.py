@@ -172,7 +172,7 @@ def test_auto_measures_again_above_the_bar(monkeypatch, ratios, ratio, tries):
     assert (row["ratio"], row["tries"]) == (pytest.approx(ratio), tries) and next(left, None) is None
 
 
-def test_auto_measures_every_density(monkeypatch, quick):
+def test_auto_measures_every_density(monkeypatch, quick, one_thread):
     """From the dense network to one whose activations are constant."""
     layers = OrderedDict(stem=nn.Conv2d(3, 8, 3, padding=1), norm=nn.BatchNorm2d(8), relu=nn.ReLU())
     layers |= OrderedDict(wide=nn.Conv2d(8, 16, 3, padding=1, bias=False), point=nn.Conv2d(16, 8, 1))
