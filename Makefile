@@ -2,7 +2,7 @@
 # packages where apt-get may install them. A CPU build of torch is enough: see requirements-dev.txt.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test soak bench bench-check lint aarch64 aarch64-count clean \
+.PHONY: help demo test soak bench bench-check bench-sweep lint aarch64 aarch64-count clean \
         build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
 
 PYTHON ?= python3
@@ -28,6 +28,7 @@ help:
 	@echo "make lint           formatters and type checker"
 	@echo "make bench          pytest-benchmark suites of bench/"
 	@echo "make bench-check    the speed lines that a release must meet"
+	@echo "make bench-sweep    time against density of each kind of layer, into docs/results/"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
 	@echo "make clean          remove everything that was built or drawn (out/), .venv apart"
@@ -113,6 +114,9 @@ bench-check: build aarch64
 	$(PY) -m pconv_ops bench --net vgg16 --threads 1
 	$(PY) bench/check.py
 	$(PY) bench/aarch64/count.py --layer 64,64,56,56 --fail-above 7.5e6
+
+bench-sweep: build
+	$(PY) bench/sweeps.py
 
 # A wrong LAYER is noticed before minutes of building.
 aarch64-count: build/stamps/venv

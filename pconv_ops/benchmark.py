@@ -21,6 +21,7 @@ from torch import nn
 from . import _native
 from ._native import BackendUnavailable
 from .cases import BenchOptions, ConvCase, LayerSpec, convs, net_cases, pack_conv, single_case
+from .checking import TOLERANCE, deviation
 from .convert import convert
 from .info import cpu_info
 from .modules import PatternConv2d
@@ -38,12 +39,11 @@ ROW_KEYS = (
     *("pattern_set", "density", "isa", "threads", "backend", "ms", "useful_gflops", "peak_fraction"),
     *("dense_ms", "dense_layout", "speedup"),
 )
-TOLERANCE = 1e-4  # largest |ours - dense| over largest |dense|: both sum thousands of fp32 terms, in different orders
 PEAK_ROUNDS = 5
 
 
 class WrongResult(RuntimeError):
-    """Ours and the dense run disagree by more than TOLERANCE: a time would mean nothing."""
+    """Ours and the dense run disagree by more than checking.TOLERANCE: a time would mean nothing."""
 
 
 def no_track(items: Sequence[T], label: str) -> Iterable[T]:
@@ -85,14 +85,13 @@ def check_isa(name: str | None) -> None:
 
 
 def check_result(name: str, got: torch.Tensor, want: torch.Tensor) -> float:
-    """Largest |got - want| relative to the largest |want|; WrongResult above TOLERANCE (or if it is not a number)."""
+    """deviation() of the two; WrongResult above TOLERANCE."""
     if got.shape != want.shape:
         raise WrongResult(f"{name}: ours has shape {tuple(got.shape)}, dense {tuple(want.shape)}")
-    scale = float(want.abs().max()) if want.numel() else 0.0
-    deviation = float((got - want).abs().max()) / (scale or 1.0) if want.numel() else 0.0
-    if not deviation <= TOLERANCE:
-        raise WrongResult(f"{name}: ours and dense differ by {deviation:.3g} of the largest value (<= {TOLERANCE:g})")
-    return deviation
+    off = deviation(got, want)
+    if not off <= TOLERANCE:
+        raise WrongResult(f"{name}: ours and dense differ by {off:.3g} of the largest value (<= {TOLERANCE:g})")
+    return off
 
 
 def time_against_dense(

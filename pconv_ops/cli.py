@@ -124,13 +124,17 @@ def build_parser() -> Parser:
     demo.set_defaults(run=run_demo)
 
     bench = commands.add_parser("bench", help="time a network's layers, or one layer, beside torch")
-    what = bench.add_mutually_exclusive_group(required=True)
+    what = bench.add_mutually_exclusive_group()
     what.add_argument("--net", choices=NETS)
     what.add_argument("--layer", type=layer_sizes, metavar="IC,OC,H,W[,STRIDE]")
     bench.add_argument("--kernel", type=positive_int, metavar="K", help="with --layer: kernel size (default 3)")
     bench.add_argument("--groups", type=positive_int, metavar="G", help="with --layer (default 1)")
     bench.add_argument("--dilation", type=positive_int, metavar="D", help="with --layer (default 1)")
-    bench.add_argument("--sweep", choices=("density",), help="time one layer, or one of each kind, at all densities")
+    bench.add_argument(
+        "--sweep",
+        choices=("density",),
+        help="time a layer at all densities; without --layer, one of each kind (--net: that the net has)",
+    )
     bench.add_argument("--plot", metavar="FILE", help="with --sweep: also draw a PNG")
     add_pruning(bench)
     add_running(bench)
@@ -189,8 +193,13 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.plot is not None and args.sweep is None:
         raise UsageError("--plot: only with --sweep")
     alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]
-    if args.net is not None and alone:
+    if args.layer is None and alone:
         raise UsageError(f"--{alone[0]}: only with --layer")
+    if args.net is None and args.layer is None:
+        if args.sweep is None:
+            raise UsageError("needs --net, --layer or --sweep")
+        if args.block != 1:
+            raise UsageError("--block: with --sweep only for a --net or a --layer")
     rows = swept_rows(args) if args.sweep is not None else bench_rows(args)
     if args.json is not None:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -218,8 +227,10 @@ def swept_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     options = bench_options(args)
     if args.net is not None:
         sweeps = sweep.sweep_net(args.net, options, track)
-    else:
+    elif args.layer is not None:
         sweeps = sweep.sweep_layer(layer_spec(args), options, track)
+    else:
+        sweeps = sweep.sweep_kinds(options, track)
     print(sweep.sweeps_text(sweeps))
     if args.plot is not None:
         sweep.draw_sweeps(args.plot, sweeps)

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from .benchmark import (
-    TOLERANCE,
     Row,
     Track,
     bench_case,
@@ -27,6 +26,7 @@ from .benchmark import (
     time_against_dense,
 )
 from .cases import BenchOptions, conv_cases, convs, prune_by, seeded_net
+from .checking import TOLERANCE
 from .conversion_report import ConvertReport
 from .convert import convert
 from .plots import LayerSpeed, save_speed_picture

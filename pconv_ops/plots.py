@@ -113,7 +113,11 @@ def draw_sweep(axes: Any, line: SweepLine) -> None:
     if line.break_even is not None:
         at = 100 * line.break_even
         axes.axvline(at, color="#555555", linestyle="--", linewidth=1)
-        axes.annotate(f"break-even {at:.0f} %", (at, 0), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        left = at > 0.7 * max(percent)  # where the text would leave the diagram
+        side: dict[str, Any] = {"xytext": (-4 if left else 4, 4), "ha": "right" if left else "left"}
+        axes.annotate(f"break-even {at:.0f} %", (at, 0), textcoords="offset points", fontsize=8, **side)
+    else:
+        axes.annotate("never slower", (0, 0), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.set_ylim(0, highest * 1.1)
     axes.set_xlim(0, max(percent))
     axes.set_xlabel("kept weights, %")
@@ -124,15 +128,15 @@ def draw_sweep(axes: Any, line: SweepLine) -> None:
 
 
 def save_sweep_picture(path: str | Path, title: str, lines: Sequence[SweepLine]) -> None:
-    """Writes a PNG: a diagram for each line, two in a row. ValueError for no lines."""
+    """Writes a PNG: a diagram for each line, two or three in a row. ValueError for no lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if not lines:
         raise ValueError("lines: expected at least one")
-    columns = min(2, len(lines))
+    columns = min(2 if len(lines) <= 8 else 3, len(lines))
     rows = -(-len(lines) // columns)
-    figure = Figure(figsize=(6.5 * columns, 4 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(5.5 * columns, 3.5 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, line in zip(places, lines, strict=False):
@@ -140,7 +144,7 @@ def save_sweep_picture(path: str | Path, title: str, lines: Sequence[SweepLine])
     for axes in places[len(lines) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=12, ha="left", x=0.01)
-    figure.savefig(path, dpi=110, format="png")
+    figure.savefig(path, dpi=110 if columns < 3 else 80, format="png")  # many stay below half a megabyte
 
 
 def save_speed_picture(

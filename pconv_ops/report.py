@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -86,14 +87,16 @@ def _ratio_text(dense: int, kept: int) -> str:
     return f"{dense / kept:.2f}x" if kept else "-"
 
 
-class Report:
+class Report(ABC):
     """Common part of the reports."""
 
+    @abstractmethod
     def text(self) -> str:
-        raise NotImplementedError
+        """An aligned table."""
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Plain types."""
 
     def __repr__(self) -> str:
         return self.text()

@@ -2,8 +2,8 @@
 
 A sweep cuts one layer to a row of densities from 0 to 100 %, and times ours, forced at every one of them, beside
 torch's dense convolution on the same weights, by the rules of benchmark.py. Kernels go as connectivity pruning takes
-them. 3x3 layers are swept twice: with patterns (at most 4 of 9 weights are left) and with whole kernels. Depthwise
-layers lose taps, the same number in every kernel, because a kernel of theirs is all that a channel has.
+them. 3x3 layers but stems are swept twice: with patterns (at most 4 of 9 weights are left) and with whole kernels.
+Depthwise layers lose taps, the same number in every kernel, because a kernel of theirs is all that a channel has.
 """
 
 from __future__ import annotations
@@ -22,12 +22,32 @@ from .cases import BenchOptions, ConvCase, LayerSpec, conv_cases, random_input, 
 from .patterns import named_patterns
 from .plots import SweepLine, save_sweep_picture
 from .projections import check_block, connectivity_keep, pattern_keep, values_of
-from .prune import is_depthwise
+from .prune import is_depthwise, is_stem
 from .report import format_table, layer_kind
 from .zoo import NETS
 
 # Shares of kernels, or of taps, that stay; close together where the break-even usually lies.
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+# One layer of each kind and its block, with the sizes of the network that is known for it.
+KINDS: tuple[tuple[LayerSpec, int], ...] = (
+    (LayerSpec(128, 128, 28, 28), 1),  # ResNet
+    (LayerSpec(512, 512, 7, 7), 1),
+    (LayerSpec(128, 128, 56, 56, stride=2), 1),
+    (LayerSpec(512, 128, 28, 28, kernel=1), 1),
+    (LayerSpec(512, 128, 28, 28, kernel=1), 4),
+    (LayerSpec(256, 512, 56, 56, stride=2, kernel=1), 1),
+    (LayerSpec(256, 512, 56, 56, stride=2, kernel=1), 4),
+    (LayerSpec(3, 64, 224, 224, stride=2, kernel=7), 1),
+    (LayerSpec(3, 32, 224, 224, stride=2), 1),  # MobileNet-v2
+    (LayerSpec(144, 144, 56, 56, groups=144), 1),
+    (LayerSpec(144, 144, 56, 56, stride=2, groups=144), 1),
+    (LayerSpec(240, 240, 28, 28, kernel=5, groups=240), 1),  # EfficientNet
+    (LayerSpec(64, 192, 27, 27, kernel=5), 1),  # AlexNet
+    (LayerSpec(128, 128, 17, 17, kernel=7), 1),  # Inception, where it is cut into 1x7 and 7x1
+    (LayerSpec(256, 256, 28, 28, dilation=2), 1),  # DeepLab
+    (LayerSpec(256, 256, 28, 28, groups=32), 1),  # ResNeXt
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,7 @@ class Sweep:
         ]
         lines = format_table(headers, cells).split("\n")
         at = self.break_even
-        mark = "faster than torch at every density" if at is None else f"break-even at {100 * at:.1f} %"
+        mark = "not slower than torch at any density" if at is None else f"break-even at {100 * at:.1f} %"
         below = sum(row["density"] <= (math.inf if at is None else at) for row in self.rows) if at != 0 else 0
         lines.insert(2 + below, f"---- {mark} ----")
         layer = f" ({self.rows[0]['layer']})" if self.rows[0]["net"] else ""
@@ -138,8 +158,8 @@ def shares_of(conv: nn.Conv2d) -> list[float]:
 
 
 def pattern_sets_of(conv: nn.Conv2d, options: BenchOptions) -> list[str | None]:
-    """The pattern sets that a layer is swept with; None: whole kernels."""
-    has_patterns = tuple(conv.kernel_size) == (3, 3) and not is_depthwise(conv)
+    """The pattern sets that a layer is swept with; None: whole kernels. As in prune_, stems have no patterns."""
+    has_patterns = tuple(conv.kernel_size) == (3, 3) and not (is_depthwise(conv) or is_stem(conv))
     return [options.patterns, None] if has_patterns else [None]
 
 
@@ -155,24 +175,34 @@ def block_of(conv: nn.Conv2d, options: BenchOptions, alone: bool) -> int:
 
 def sweep_net(net: str, options: BenchOptions, track: Track = no_track) -> list[Sweep]:
     """Sweeps of the largest layer of each kind of a zoo net."""
-    return _sweeps(net, kinds_of_net(net), options, track)
+    check_block("block", options.block)
+    cases = [replace(case, block=block_of(case.conv, options, alone=False)) for case in kinds_of_net(net)]
+    return _sweeps(net, cases, options, track)
 
 
 def sweep_layer(spec: LayerSpec, options: BenchOptions, track: Track = no_track) -> list[Sweep]:
     """Sweeps of one layer; the options' connectivity does not matter."""
-    case = ConvCase("layer", single_conv(spec), random_input(1, spec.ic, spec.h, spec.w))
-    return _sweeps(None, [case], options, track)
+    check_block("block", options.block)
+    case = _case_of(spec)
+    return _sweeps(None, [replace(case, block=block_of(case.conv, options, alone=True))], options, track)
+
+
+def sweep_kinds(options: BenchOptions, track: Track = no_track) -> list[Sweep]:
+    """Sweeps of KINDS; the options' connectivity and block do not matter."""
+    return _sweeps(None, [_case_of(*kind) for kind in KINDS], options, track)
+
+
+def _case_of(spec: LayerSpec, block: int = 1) -> ConvCase:
+    return ConvCase("layer", single_conv(spec), random_input(1, spec.ic, spec.h, spec.w), block)
 
 
 def _sweeps(net: str | None, cases: Sequence[ConvCase], options: BenchOptions, track: Track) -> list[Sweep]:
-    check_block("block", options.block)
     swept = [(Sweep(label_of(c.conv), p, []), c) for c in cases for p in pattern_sets_of(c.conv, options)]
     sweeps = [sweep for sweep, _ in swept]
     with runtime(options) as (isa, threads):
         points = [(sweep, case, share) for sweep, case in swept for share in shares_of(case.conv)]
         for sweep, case, share in track(points, net or "layer"):
-            block = block_of(case.conv, options, net is None)
-            case = replace(case, conv=cut(case.conv, share, sweep.patterns, block), block=block)
+            case = replace(case, conv=cut(case.conv, share, sweep.patterns, case.block))
             sweep.rows.append(bench_case(case, options, isa, threads, forced=True))
     finish_rows([row for sweep in sweeps for row in sweep.rows], net, options, isa, threads)
     for sweep in sweeps:
@@ -193,10 +223,10 @@ def sweeps_text(sweeps: Sequence[Sweep]) -> str:
 def draw_sweeps(path: str, sweeps: Sequence[Sweep]) -> None:
     """Writes a PNG: for each sweep, time against density of ours and of torch, break-even marked."""
     row = sweeps[0].rows[0]
-    what = row["net"] or f"{sweeps[0].label}, {geometry_text(row)}"
+    what = f"{row['net']}: " if row["net"] else ""
     lines = [
         SweepLine(
-            sweep.title,
+            f"{sweep.title}\n{geometry_text(sweep.rows[0])}",
             [row["density"] for row in sweep.rows],
             [row["ms"] for row in sweep.rows],
             [row["dense_ms"] for row in sweep.rows],
@@ -204,4 +234,4 @@ def draw_sweeps(path: str, sweeps: Sequence[Sweep]) -> None:
         )
         for sweep in sweeps
     ]
-    save_sweep_picture(path, f"{what}: time against density, {row['threads']} thread(s), {row['isa']}", lines)
+    save_sweep_picture(path, f"{what}time against density, {row['threads']} thread(s), {row['isa']}", lines)

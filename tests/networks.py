@@ -6,6 +6,7 @@ torch's default initialisation outputs hardly depend on inputs, and wrong layers
 
 from random import Random
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +18,10 @@ from pconv_ops.patterns import SCP4
 
 def random(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+X = random(2, 8, 9, 11)  # an input of net()
+BOTH_LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 
 
 def prune(model, keep=0.4, seed=0):

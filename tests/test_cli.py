@@ -43,6 +43,8 @@ from pconv_ops.zoo import NETS
         "bench --net vgg16_cifar --block 4",
         "bench --net resnet18_cifar --block 4",
         "bench --layer 8,8,8,8 --sweep time",
+        "bench --sweep density --kernel 5",
+        "bench --sweep density --block 4",
         "bench --layer 8,8,8,8 --sweep density --block 65",
         "bench --layer 8,8,8,8 --sweep density --plot no/such/folder/x.png",
         "bench --layer 8,8,8,8 --plot x.png",

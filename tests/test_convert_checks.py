@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from networks import deviation, prune, random
+from networks import X, deviation, prune, random
 from torch import nn
 from torch.nn import functional as F
 
 from pconv_ops import PatternConv2d, convert
-
-X = random(2, 8, 9, 11)
 
 
 @dataclass

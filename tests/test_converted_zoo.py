@@ -5,7 +5,7 @@ That these networks tell inputs and small faults of any layer apart is tested in
 
 import pytest
 import torch
-from networks import deviation, random
+from networks import BOTH_LAYOUTS, deviation, random
 from torch import nn
 
 from pconv_ops import convert, prune_
@@ -13,15 +13,7 @@ from pconv_ops.zoo import NETS, rescale_
 
 SMALL = [name for name in NETS if name.endswith("_cifar")]
 LARGE = [name for name in NETS if name not in SMALL]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine the threads of small layers wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def check(name, layout):
@@ -46,14 +38,14 @@ def check(name, layout):
         assert deviation(fast(x), before) < 1e-4
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@BOTH_LAYOUTS
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name, layout):
     check(name, layout)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@BOTH_LAYOUTS
 @pytest.mark.parametrize("name", LARGE)
 def test_large_networks(name, layout):
     check(name, layout)

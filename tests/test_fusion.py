@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from networks import (
+    BOTH_LAYOUTS,
     Residual,
+    X,
     converted,
     deviation,
     fused,
@@ -18,11 +20,6 @@ from torch.nn import functional as F
 
 from pconv_ops import PatternConv2d, convert
 from pconv_ops.modules import ResidualConv2d
-
-X = random(2, 8, 9, 11)
-
-
-BOTH_LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 
 
 @BOTH_LAYOUTS

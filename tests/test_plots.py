@@ -84,16 +84,18 @@ def test_taps_are_drawn_in_reading_order(axes):
     assert cells[0].get_x() < cells[1].get_x() and cells[0].get_y() > cells[3].get_y()
 
 
-@pytest.mark.parametrize("break_even", [0.25, None])
+@pytest.mark.parametrize("break_even", [0.25, 1.0, None])
 def test_sweep_draws_both_times_and_marks_the_break_even(axes, break_even):
     draw_sweep(axes, SweepLine("conv1x1", [0.0, 0.5, 1.0], [1.0, 2.0, 3.0], [1.5, 1.5, 1.5], break_even))
     dense, ours, *mark = axes.get_lines()
     assert list(ours.get_xdata()) == [0, 50, 100] and list(ours.get_ydata()) == [1, 2, 3]
     assert list(dense.get_ydata()) == [1.5] * 3 and axes.get_ylim()[1] > 3
     if break_even is None:
-        assert not mark and not axes.texts
+        assert not mark and axes.texts[0].get_text() == "never slower"
     else:
-        assert list(mark[0].get_xdata()) == [25, 25] and axes.texts[0].get_text() == "break-even 25 %"
+        at = 100 * break_even
+        assert list(mark[0].get_xdata()) == [at, at] and axes.texts[0].get_text() == f"break-even {at:.0f} %"
+        assert axes.texts[0].get_ha() == ("left" if at < 70 else "right")
 
 
 def test_sweep_picture_takes_any_number_of_lines_but_none(tmp_path):

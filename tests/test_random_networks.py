@@ -4,21 +4,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from networks import Block, InvertedResidual, deviation, networks, prune, random
+from networks import Block, InvertedResidual, X, deviation, networks, prune, random
 from torch import nn
 
 from pconv_ops import convert
 
-X = random(2, 8, 9, 11)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Maps of 12x10 pixels gain nothing from threads, and on a busy machine they wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("block", [Block(8, 8), InvertedResidual(8)])

@@ -1,7 +1,9 @@
 """Sweeps over densities: what is cut, where the break-even is, what is shown. No time is checked."""
 
 import json
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,8 +97,8 @@ def test_sweep_of_a_net_takes_the_largest_layer_of_each_kind(quick, monkeypatch)
     layers = OrderedDict(
         stem=nn.Conv2d(3, 8, 3, padding=1),
         wide=nn.Conv2d(8, 16, 3, padding=1),
-        narrow=nn.Conv2d(16, 4, 3, padding=1),
-        strided=nn.Conv2d(4, 8, 3, 2, 1),
+        narrow=nn.Conv2d(16, 6, 3, padding=1),
+        strided=nn.Conv2d(6, 8, 3, 2, 1),
         point=nn.Conv2d(8, 12, 1),
         depth=nn.Conv2d(12, 12, 3, 1, 2, 2, groups=12),
     )
@@ -116,6 +118,31 @@ def test_sweep_of_a_net_takes_the_largest_layer_of_each_kind(quick, monkeypatch)
     assert swept[-1].title == "depthwise3x3d2, single taps"
 
 
+def test_kinds_are_all_that_ukernels_tell_apart():
+    layers = [(single_conv(spec), block) for spec, block in sweep.KINDS]
+    found = {(sweep.label_of(conv), block, conv.in_channels == 3) for conv, block in layers}
+    plain = ("conv3x3", "conv3x3/2", "conv3x3d2", "conv1x1", "conv1x1/2", "conv5x5", "conv7x7", "grouped3x3")
+    wanted = {(label, 1, False) for label in (*plain, "depthwise3x3", "depthwise3x3/2", "depthwise5x5")}
+    blocks, stems = {("conv1x1", 4, False), ("conv1x1/2", 4, False)}, {("conv7x7/2", 1, True), ("conv3x3/2", 1, True)}
+    assert found == wanted | blocks | stems
+    for conv, _ in layers:
+        assert {0.0, 1.0} <= set(sweep.shares_of(conv)) and None in sweep.pattern_sets_of(conv, BenchOptions())
+        assert (len(sweep.pattern_sets_of(conv, BenchOptions())) == 2) == (
+            conv.kernel_size == (3, 3) and conv.in_channels > 3 and conv.groups < conv.in_channels
+        )
+
+
+def test_sweep_of_kinds_keeps_the_block_of_each(quick, monkeypatch):
+    spec = LayerSpec(8, 12, 6, 6, kernel=1)
+    monkeypatch.setattr(sweep, "KINDS", ((spec, 1), (spec, 4)))
+    monkeypatch.setattr(sweep, "SHARES", (0.0, 1.0))
+    swept = sweep.sweep_kinds(BenchOptions(threads=1, rounds=1))
+    assert [[(row["block"], row["density"]) for row in s.rows] for s in swept] == [
+        [(1, 0), (1, 1)],
+        [(4, 0), (4, 1)],
+    ]
+
+
 def sweep_of(speedups):
     row = dict.fromkeys(benchmark.ROW_KEYS, 1) | {"net": None, "dense_layout": "nchw"}
     densities = np.linspace(0, 1, len(speedups)).tolist()
@@ -130,16 +157,42 @@ def sweep_of(speedups):
     [
         ([3.0, 2.0, 0.0], 4, "break-even at 75.0 %"),
         ([0.5, 2.0], 2, "break-even at 0.0 %"),
-        ([2.0, 1.5], 4, "every density"),
+        ([2.0, 1.5], 4, "any density"),
     ],
 )
 def test_table_marks_the_break_even_between_its_rows(speedups, line, mark):
     lines = sweep_of(speedups).text().split("\n")[1:]
     assert mark in lines[line] and lines[line].startswith("----")
-    assert sum("break-even" in text or "every density" in text for text in lines) == 1
+    assert sum("break-even" in text or "any density" in text for text in lines) == 1
 
 
 def test_picture_of_sweeps(tmp_path):
     path = tmp_path / "sweep.png"
     sweep.draw_sweeps(str(path), [sweep_of([3.0, 2.0, 0.5]), sweep_of([2.0, 1.5]), sweep_of([0.5, 0.4])])
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_sweeps_are_recorded_by_one_command(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "bench"), *sys.path])
+    import sweeps
+
+    monkeypatch.setattr(sweep, "KINDS", ((LayerSpec(8, 12, 6, 6), 1), (LayerSpec(8, 8, 6, 6, groups=8), 1)))
+    monkeypatch.setattr(sys, "argv", ["sweeps.py", "--isa", "scalar", "--out", str(tmp_path / "results")])
+    sweeps.main()
+    record = json.loads((tmp_path / "results" / "density-scalar.json").read_text())
+    assert len(record["rows"]) == 2 * len(sweep.SHARES) + 10 and record["command"].endswith("--isa scalar")
+    assert (tmp_path / "results" / "density-scalar.png").read_bytes()[:4] == b"\x89PNG"
+    lines = [line for line in (tmp_path / "results" / "density-scalar.md").read_text().splitlines() if "|" in line]
+    assert len(lines) == 2 + 3 and len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| conv3x3 | 8 to 12 channels, 6x6 | scp4 | ") and "single taps" in lines[4]
+    assert record["cpu"] in (tmp_path / "results" / "density-scalar.md").read_text()
+
+
+@pytest.mark.parametrize(("share", "speedup"), [(0.1, 4.0), (0.3, 3.0), (0.5, 2.0), (1.0, 1.0)])
+def test_recorded_speedups_are_those_of_the_nearest_share(monkeypatch, share, speedup):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "bench"), *sys.path])
+    import sweeps
+
+    densities, speedups = (0.0, 1 / 9, 2 / 9, 4 / 9), (4.0, 3.0, 2.0, 1.0)  # patterns: 4/9 is all of the kernels
+    rows = [{"density": d, "speedup": s} for d, s in zip(densities, speedups, strict=True)]
+    assert sweeps.speedup_at(sweep.Sweep("conv3x3", "scp4", rows), share) == speedup

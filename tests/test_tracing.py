@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import (
     Residual,
+    X,
     converted,
     deviation,
     fused,
@@ -18,8 +19,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from pconv_ops import PatternConv2d, choosing, convert
-
-X = random(2, 8, 9, 11)
 
 
 def test_a_module_called_twice_has_an_epilogue_each():

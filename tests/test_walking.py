@@ -1,12 +1,10 @@
 """Modules that no graph shows: replaced in place, fused only inside an nn.Sequential that is run as one."""
 
-from networks import Block, converted, fused, prune, random
+from networks import Block, X, converted, fused, prune
 from torch import nn
 from torch.nn import functional as F
 
 from pconv_ops import PatternConv2d
-
-X = random(2, 8, 9, 11)
 
 
 class Blocks(nn.Module):
