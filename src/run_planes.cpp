@@ -27,7 +27,19 @@ struct PlanesScratch {
 struct PlaneTiles {
   const float* first;
   int64_t plane_stride, tile_stride;  // 0: tiles lie in the image, side by side
+
+  bool in_place() const { return tile_stride == 0; }
 };
+
+// The planes of a 1x1 layer are the image's channels. They are read in place where whole vectors lie on lines; or, as
+// loads over two lines take twice as long, where several multiply-adds share them, and nothing is read behind a
+// channel.
+bool reads_in_place(const pconv_plan& p) {
+  if (!is_pointwise(p.conv)) return false;
+  const int64_t floats = p.h * p.w;
+  if (floats * static_cast<int64_t>(sizeof(float)) % kTileAlign == 0) return true;
+  return p.ukernel->info->block > 1 && (floats % p.flat.lanes == 0 || p.isa->table->masks_loads);
+}
 
 PackPlanesArgs pack_args(const pconv_plan& p, const PlanesScratch& places, unsigned char* scratch) {
   PackPlanesArgs pack = {};
@@ -78,10 +90,14 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Pla
     if (scatter) args.scatter = &p.prepacked->scatter[static_cast<size_t>(f / unit)];
     for (int64_t t = first; t < end_tile; ++t) {
       const int64_t at = p.flat.begin(t);
-      args.tile = tiles.first + (tiles.tile_stride > 0 ? (t - first) * tiles.tile_stride : at - p.flat.begin(first));
+      args.tile = tiles.first + (tiles.in_place() ? at - p.flat.begin(first) : (t - first) * tiles.tile_stride);
       args.lane_end = static_cast<int32_t>(p.flat.begin(t + 1) - at);
       args.out = out + at;
       args.residual = residual != nullptr ? residual + at : nullptr;
+      args.ragged_input = tiles.in_place() && t + 1 == p.flat.n_tiles && p.flat.outputs % p.flat.lanes != 0;
+      const bool has_next = t + 1 < p.flat.n_tiles;
+      args.next_out = has_next ? out + p.flat.begin(t + 1) : nullptr;
+      args.next_input = has_next && tiles.in_place() ? args.tile + (p.flat.begin(t + 1) - at) : nullptr;
       p.ukernel->info->compute(args);
     }
   }
@@ -95,6 +111,8 @@ void run_strip(const Task& task) {
   args.rows = 1;
   args.carry = reinterpret_cast<float*>(task.scratch + places.sums.value());
   args.plane_stride = p.flat.outputs;
+  args.n_channels = static_cast<int32_t>(p.conv.in_channels / p.conv.groups);
+  args.next_channel_stride = p.h * p.w;
   args.clamp_min = task.args.clamp_min;
   args.clamp_max = task.args.clamp_max;
   const int64_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
@@ -103,8 +121,7 @@ void run_strip(const Task& task) {
 
   PackPlanesArgs pack = pack_args(p, places, task.scratch);
   place_tiles(p, first, end, reinterpret_cast<int32_t*>(task.scratch + places.vectors.value()), &pack);
-  // The planes of a 1x1 layer are the image's channels, read in place where whole vectors lie on lines.
-  const bool in_place = is_pointwise(p.conv) && p.h * p.w * static_cast<int64_t>(sizeof(float)) % kTileAlign == 0;
+  const bool in_place = reads_in_place(p);
   const int64_t in_per_group = p.conv.in_channels / p.conv.groups;
   for (int64_t g = task.chunk.group_begin; g < task.chunk.group_end; ++g) {
     pack.image = task.args.x + (task.image * p.conv.in_channels + g * in_per_group) * pack.channel_stride;

@@ -142,14 +142,9 @@ struct Tiles<V, 1> {
                                          conv3x3s2_row<V, 2, 2>(), depthwise_row()};
 };
 
-constexpr IsaTable kTable = {Vec::kLanes,
-                             Vec::kLoadCostL1,
-                             Vec::kLoadCostL2,
-                             Vec::kKernelCost,
-                             Vec::kRunCost,
-                             Tiles<Vec>::kRows,
-                             static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
-                             pack_planes,
-                             Depthwise<Vec, kDepthwiseVectors>::compute,
-                             MaxPool::compute,
-                             peak};
+constexpr IsaTable kTable = {Vec::kLanes,       Vec::kLoadCostL1,
+                             Vec::kLoadCostL2,  Vec::kKernelCost,
+                             Vec::kRunCost,     Vec::kMasksLoads,
+                             Tiles<Vec>::kRows, static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
+                             pack_planes,       Depthwise<Vec, kDepthwiseVectors>::compute,
+                             MaxPool::compute,  peak};

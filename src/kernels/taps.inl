@@ -2,7 +2,8 @@
 // that keep the same kernels, so that they share every load. Kernel size, stride, dilation and padding are the
 // packing's and the offsets' business (tile_shape.h). Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
 
-template <class V, int kRows, int kVectors, int kBlock>
+// kMasked: the last vector has lanes that the tile does not (lane_end), which are not read.
+template <class V, int kRows, int kVectors, int kBlock, bool kMasked = false>
 class Taps {
  public:
   static void compute(const TileArgs& args) noexcept {
@@ -10,6 +11,27 @@ class Taps {
          filters += kBlock) {
       one_block(args, filters);
     }
+  }
+
+  static PCONV_INLINE void one_block(const TileArgs& args, const FilterProgram* filters) {
+    const typename V::Lanes last = V::lanes(0, args.lane_end - (kVectors - 1) * V::kLanes);
+    Sums s;
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { s.sum[b][i] = V::broadcast(filters[b].bias); });
+    });
+    const float* weights = filters->weights;
+    const int32_t *offset = filters->tile_offsets, *const end = offset + filters->n_runs;
+    for (; end - offset >= kSteps; offset += kSteps) {
+      const typename V::template Weights<kSteps * kBlock> w(weights);
+      weights += kSteps * kBlock;
+      static_for<kSteps>([&](auto k) PCONV_INLINE_LAMBDA { step<k * kBlock>(s, args, offset[k], last, w); });
+    }
+    if constexpr (kSteps > 1) {
+      for (; offset != end; ++offset) step<0>(s, args, *offset, last, typename V::template Weights<1>(weights++));
+    }
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      if (filters[b].out_channel >= 0) finish(args, s.sum[b], filters[b].out_channel * args.plane_stride);
+    });
   }
 
  private:
@@ -22,33 +44,20 @@ class Taps {
     Reg sum[kBlock][kSums];
   };
 
-  static PCONV_INLINE void one_block(const TileArgs& args, const FilterProgram* filters) {
-    Sums s;
-    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
-      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { s.sum[b][i] = V::broadcast(filters[b].bias); });
-    });
-    const float* weights = filters->weights;
-    const int32_t *offset = filters->tile_offsets, *const end = offset + filters->n_runs;
-    for (; end - offset >= kSteps; offset += kSteps) {
-      const typename V::template Weights<kSteps * kBlock> w(weights);
-      weights += kSteps * kBlock;
-      static_for<kSteps>([&](auto k) PCONV_INLINE_LAMBDA { step<k * kBlock>(s, args, offset[k], w); });
-    }
-    if constexpr (kSteps > 1) {
-      for (; offset != end; ++offset) step<0>(s, args, *offset, typename V::template Weights<1>(weights++));
-    }
-    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
-      if (filters[b].out_channel >= 0) finish(args, s.sum[b], filters[b].out_channel * args.plane_stride);
-    });
-  }
-
   // Every output of the tile: the vector at `offset`, times weight kFirst + b of each filter b.
   template <int kFirst, class Weights>
-  static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, const Weights& w) {
+  static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, typename V::Lanes last,
+                                const Weights& w) {
     const char* tile = reinterpret_cast<const char*>(args.tile);
     const float* base = reinterpret_cast<const float*>(tile + offset * args.offset_bytes);
     static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
-      const Reg v = V::load_unaligned(base + i / kVectors * args.row_step + i % kVectors * V::kLanes);
+      const float* const from = base + i / kVectors * args.row_step + i % kVectors * V::kLanes;
+      Reg v;
+      if constexpr (kMasked && i == kSums - 1) {
+        v = V::load_lanes(from, last);
+      } else {
+        v = V::load_unaligned(from);
+      }
       static_for<kBlock>(
           [&](auto b) PCONV_INLINE_LAMBDA { s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v); });
     });
@@ -70,7 +79,8 @@ class Taps {
   }
 };
 
-// The same for tiles of planes, which have as many vectors as their outputs take. V is Vec.
+// The same for tiles of planes, which have as many vectors as their outputs take; planes may lie in the image itself.
+// V is Vec.
 template <class V, int kVectors, int kBlock>
 class TapsOfPlanes {
  public:
@@ -78,8 +88,23 @@ class TapsOfPlanes {
     const int n_vectors = (args.lane_end + V::kLanes - 1) / V::kLanes;
     static_for<kVectors>([&](auto less) PCONV_INLINE_LAMBDA {
       constexpr int kCount = kVectors - less;
-      if (n_vectors == kCount) Taps<V, 1, kCount, kBlock>::compute(args);
+      if (n_vectors != kCount) return;
+      if constexpr (V::kMasksLoads && kBlock > 1) {
+        if (args.ragged_input) return tile<kCount, true>(args);
+      }
+      tile<kCount, false>(args);
     });
+  }
+
+ private:
+  template <int kCount, bool kMasked>
+  static __attribute__((noinline)) void tile(const TileArgs& args) {
+    BandPrefetch<1, kCount, 1> prefetch(args);
+    const FilterProgram* const end = args.filters + args.n_filters;
+    for (const FilterProgram* filters = args.filters; filters != end; filters += kBlock) {
+      for (int b = 0; b < kBlock; ++b) prefetch.next_filter(filters[b], end);
+      Taps<V, 1, kCount, kBlock, kMasked>::one_block(args, filters);
+    }
   }
 };
 

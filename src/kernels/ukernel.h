@@ -93,8 +93,10 @@ struct TileArgs {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  const float* next_out;   // for prefetching: as out, of the first tile of this thread's next strip; null: not now
+  const float* next_out;   // for prefetching: as out, of the tile or of the first tile of the strip that this thread
+                           // probably runs next; null: not now
   bool prefetch_tile;      // the tile is larger than L1: prefetch it inside the filters too
+  bool ragged_input;       // planes: of the last vector only the tile's lanes are readable
   ptrdiff_t row_step;      // windows: floats in the tile from the inputs of an output row to those of the next
   ptrdiff_t offset_bytes;  // taps: unit of tile_offsets; planes: bytes from one to the next
   // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here.
@@ -231,6 +233,7 @@ struct IsaTable {
   int lanes;
   // In multiply-add instructions: an input vector from L1, one from L2, what a kernel costs beside, starting a run.
   double load_cost_l1, load_cost_l2, kernel_cost, run_cost;
+  bool masks_loads;  // ukernels read planes whose last vector is not full
   const KernelInfo* kernels;
   int n_kernels;
   PackPlanesFn pack_planes;

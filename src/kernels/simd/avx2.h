@@ -15,6 +15,7 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kPeakSums = 12;  // independent sums that fill both FMA pipes and fit the registers
 
+  static constexpr bool kMasksLoads = true;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = true;
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.

@@ -16,6 +16,7 @@ struct Vec {
   static constexpr int kPeakSums = 24;  // independent sums that fill the FP pipes and fit the registers
 
   // Nobody has measured prefetching on a NEON core yet; it would cost 3 % more instructions.
+  static constexpr bool kMasksLoads = false;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = false;
   // What an input vector and a kernel cost beside their multiply-adds: two loads and two FMLA a cycle on the
   // Cortex-A76, one instruction for two loads. Judged by instruction counts, nobody has timed it.
