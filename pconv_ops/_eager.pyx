@@ -32,7 +32,6 @@ cdef object _len_function_stack = _C._len_torch_function_stack
 cdef object _are_transforms_active = _C._are_functorch_transforms_active
 cdef object _get_tracing_state = _C._get_tracing_state
 cdef object _AUTOCAST = _C.DispatchKey.AutocastCPU
-cdef object _empty_strided = torch.empty_strided
 
 
 cdef uint64_t _keys(names):
@@ -128,7 +127,7 @@ def run(x, PackedConv packed, residual, float low, float high):
         residual_address = residual.data_ptr()
         if residual_address & 3:
             return None
-    y = _empty_strided(layout.output_shape, layout.output_strides)
+    y = x.new_empty_strided(layout.output_shape, layout.output_strides)  # 0.4 microseconds cheaper than new_empty
     cdef uintptr_t y_address = y.data_ptr()
     cdef pconv_run_args args
     args.x, args.residual, args.y = <const float*>address, <const float*>residual_address, <float*>y_address
@@ -164,11 +163,11 @@ cpdef known(dict handles, tensor):
     cdef Handle handle = handles.get(PyLong_FromVoidPtr(<void*>storage))
     if (
         handle is not None
+        and handle.storage() is storage
         and handle.address == <uintptr_t>tensor.data_ptr()
         and handle.n_bytes == <int64_t>tensor.numel()
-        and handle.storage() is storage
-        and tensor.dtype is _uint8
         and tensor.is_contiguous()
+        and tensor.dtype is _uint8
         and handle.mark == mark_of(tensor)
     ):
         return handle.packed

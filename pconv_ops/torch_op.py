@@ -30,6 +30,7 @@ from .packing import activation_text, output_size, parse_activation, report_copy
 from .threads import get_num_threads
 
 _C = torch._C
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _EXACT = (torch.Tensor, torch.nn.Parameter)
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
 _MAX_LAYOUTS = 32  # kept per layer, as plans are
@@ -120,7 +121,7 @@ def conv2d(
 
 def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | None, text: str) -> torch.Tensor:
     """What the operator does, without the dispatcher where it has nothing to add."""
-    if not torch.compiler.is_dynamo_compiling():  # a compiler cannot trace what follows
+    if not _is_dynamo_compiling():  # a compiler cannot trace what follows
         y = _eager.call(x, packed_uint8, residual, _parse_call(text), HANDLES)
         if y is not None:
             return y
@@ -155,7 +156,7 @@ def _check_kinds(x: Any, residual: Any, **others: Any) -> None:
 def is_plain(x: Any, second: Any = None, third: Any = None) -> bool:
     """Whether the dispatcher would do nothing but call the CPU kernel. `second` and `third` may be None."""
     # A compiler comes first: it cannot trace the rest.
-    return not torch.compiler.is_dynamo_compiling() and _eager.is_plain(x, second, third)
+    return not _is_dynamo_compiling() and _eager.is_plain(x, second, third)
 
 
 def _layout_of(x: torch.Tensor, packed: PackedConv) -> Layout:
