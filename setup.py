@@ -66,7 +66,8 @@ eager = Extension(
 )
 
 extensions = cythonize([native, eager], build_dir="build/cython", language_level=3)
-extensions[0].depends.append(str(CORE_LIBRARY))  # a new core is linked in; cythonize would look for it too early
+for extension in extensions:  # a new core is linked in, its structs may differ; cythonize would look for it too early
+    extension.depends.append(str(CORE_LIBRARY))
 
 setup(
     version=read_version(),
