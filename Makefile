@@ -18,7 +18,7 @@ CORE := build/$(ARCH)-core
 QEMU := qemu-aarch64 -cpu cortex-a76 -L /usr/aarch64-linux-gnu
 CXX_FILES = $(shell find include src apps tests/native bench -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.c')
 CORE_FILES := CMakeLists.txt $(shell find cmake include src -type f)
-BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx pconv_ops/*.pxd) $(shell find cl -type f)
+BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx pconv_ops/*.pxd pconv_ops/*.pxi) $(shell find cl -type f)
 export PYTHON CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
 help:
@@ -135,5 +135,5 @@ lint: build/stamps/venv
 
 clean:
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f pconv_ops/_native*.so pconv_ops/_native.cpp
+	rm -f pconv_ops/_native*.so pconv_ops/_native.cpp pconv_ops/_eager*.so pconv_ops/_eager.cpp
 	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .pytest_cache \) -prune -exec rm -rf {} +

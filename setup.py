@@ -56,8 +56,18 @@ native = Extension(
     extra_link_args=["-pthread", "-Wl,--exclude-libs,ALL"],
 )
 
-extensions = cythonize([native], build_dir="build/cython", language_level=3)
-extensions[0].depends.append(str(CORE_LIBRARY))  # a new core is linked in; cythonize would look for it too early
+# Runs what the native module exports to Cython; links nothing.
+eager = Extension(
+    "pconv_ops._eager",
+    ["pconv_ops/_eager.pyx"],
+    include_dirs=["include"],
+    language="c++",
+    extra_compile_args=["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"],
+)
+
+extensions = cythonize([native, eager], build_dir="build/cython", language_level=3)
+for extension in extensions:  # a new core is linked in, its structs may differ; cythonize would look for it too early
+    extension.depends.append(str(CORE_LIBRARY))
 
 setup(
     version=read_version(),

@@ -50,9 +50,7 @@ cdef bytes _c_name(str argument, name):
 
 
 cdef class _Plan:
-    """Owner of one native plan."""
-
-    cdef pconv_plan* handle
+    """Owner of one native plan; what it was made for stands in _native.pxd."""
 
     def __dealloc__(self):
         pconv_free_plan(self.handle)
@@ -64,12 +62,6 @@ cdef int _MAX_PLANS = 32
 
 cdef class PackedConv:
     """One pruned convolution in packed form (docs/FORMAT.md): immutable, thread-safe, pickled as its bytes."""
-
-    cdef pconv_packed* handle
-    cdef pconv_packed_info info
-    cdef object plans  # OrderedDict: shape, layout, isa, ukernel -> _Plan, last used last
-    cdef readonly dict memo  # what callers derive from the layer and want to keep with it; they bound it
-    cdef object __weakref__
 
     def __cinit__(self):
         self.plans = OrderedDict()
@@ -231,13 +223,26 @@ cdef class PackedConv:
         return out_h, out_w
 
     cdef _Plan _plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, isa, ukernel):
+        cdef const char* best = NULL
+        cdef _Plan plan = self.recent
+        cdef bint usual = isa is None and ukernel is None
         if isa is None:
-            isa = current_isa()  # PCONV_FORCE_ISA may have changed since the last call
+            _check(pconv_get_isa(&best))  # PCONV_FORCE_ISA may have changed since the last call
+            # Names of ISAs are constants of the core: equal ones have equal addresses.
+            if (usual and plan is not None and plan.isa == best and plan.n == n and plan.h == h and plan.w == w
+                    and plan.channels_last == channels_last):
+                return plan
+            isa = best.decode()
         key = (n, h, w, channels_last, isa, ukernel)
-        cdef _Plan plan = self.plans.get(key)
+        plan = self.plans.get(key)
         if plan is None:
             plan = self._make_plan(n, h, w, channels_last, _c_name("isa", isa), _c_name("ukernel", ukernel))
+            plan.n, plan.h, plan.w, plan.channels_last = n, h, w, channels_last
             self.plans[key] = plan
+        if best != NULL:
+            plan.isa = best
+        # Always the last used one, so that the order of `plans` stays right while it is taken without a lookup.
+        self.recent = plan if usual else None
         try:
             self.plans.move_to_end(key)
             if len(self.plans) > _MAX_PLANS:
@@ -285,18 +290,17 @@ cdef class PackedConv:
             uintptr_t residual=0, float clamp_min=-INFINITY, float clamp_max=INFINITY, int n_threads=0,
             isa=None, ukernel=None):
         """y = clamp(conv(x) + bias + residual) on fp32 buffers at these addresses (residual 0: none)."""
-        cdef _Plan plan = self._plan(n, h, w, channels_last, isa, ukernel)
         cdef pconv_run_args args
-        args.x = <const float*>x
-        args.residual = <const float*>residual
-        args.y = <float*>y
-        args.clamp_min = clamp_min
-        args.clamp_max = clamp_max
+        args.x, args.residual, args.y = <const float*>x, <const float*>residual, <float*>y
+        args.clamp_min, args.clamp_max = clamp_min, clamp_max
         args.n_threads = n_threads
+        self._run_plan(self._plan(n, h, w, channels_last, isa, ukernel), &args)
+
+    cdef int _run_plan(self, _Plan plan, const pconv_run_args* args) except -1:
         cdef pconv_status status
         with nogil:
-            status = pconv_run_plan(plan.handle, &args)
-        _check(status)
+            status = pconv_run_plan(plan.handle, args)
+        return _check(status)
 
 
 cdef object _copy(const void* start, int64_t count, dtype):
@@ -367,58 +371,6 @@ def get_num_threads():
     return pconv_get_num_threads()
 
 
-def version():
-    return pconv_version().decode()
-
-
-def isas():
-    """Rows of isas.def in this build, best first: name, features, supported, lanes."""
-    cdef pconv_isa_info info
-    rows = []
-    while pconv_list_isa(len(rows), &info):
-        rows.append({"name": info.name.decode(), "features": [f for f in info.features.decode().split(",") if f],
-                     "supported": bool(info.supported), "lanes": info.lanes})
-    return rows
-
-
-def current_isa():
-    cdef const char* name = NULL
-    _check(pconv_get_isa(&name))
-    return name.decode()
-
-
-def ukernels():
-    """Rows of the kernel table: name, isa, body, stride, rows, vectors, lanes, block, taps (mask)."""
-    cdef pconv_ukernel_info info
-    rows = []
-    while pconv_list_ukernel(len(rows), &info):
-        rows.append({"name": info.name.decode(), "isa": info.isa.decode(), "body": info.body.decode(),
-                     "stride": info.stride, "rows": info.rows, "vectors": info.vectors, "lanes": info.lanes,
-                     "block": info.block, "taps": info.taps})
-    return rows
-
-
-def patterns():
-    """Manifest of 3x3 patterns: (name, mask)."""
-    cdef pconv_pattern_info info
-    rows = []
-    while pconv_list_pattern(len(rows), &info):
-        rows.append((info.name.decode(), info.mask))
-    return rows
-
-
-def measure_peak(isa=None, int n_threads=1, int rounds=5):
-    """FMA peak in GFLOP/s."""
-    cdef double gflops = 0
-    isa_bytes = _c_name("isa", isa)
-    cdef const char* name = NULL
-    if isa is not None:
-        name = isa_bytes
-    cdef pconv_status status
-    with nogil:
-        status = pconv_measure_peak(name, n_threads, rounds, &gflops)
-    _check(status)
-    return gflops
-
+include "_tables.pxi"
 
 isas()  # builds the core's tables now: a fork during their first use would leave a child with a lock held

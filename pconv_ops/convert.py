@@ -21,15 +21,15 @@ from .candidates import dense_row, obstacle, unmeasured_obstacle
 from .checking import LOUD, ConversionError, fresh, incomparable, output_deviation, restore, saved
 from .choosing import FALLBACKS, Choices, Judge
 from .conversion_report import ConvertReport, LayerConversion
-from .epilogue import Group
+from .converted import ConvertedModule
+from .epilogue import UNUSED, Group
 from .modules import PatternConv2d
 from .pooling import NativeMaxPool2d
-from .tracing import ConvertedModule, TracedPlan, UntraceableModel, first_line
+from .tracing import TracedPlan, UntraceableModel, first_line
 from .walking import WalkedPlan
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _UNSEEN = "no example_inputs: nothing was measured and nothing fused"
-_UNUSED = "not called on example_inputs"
 
 
 def convert(
@@ -234,7 +234,7 @@ class _Conversion:
                 reason = traced.obstacle_of(node)
                 if reason:
                     rows.append(dense_row(name, modules[str(node.target)], reason))
-        return rows + [dense_row(name, conv, _UNUSED) for name, conv in modules.items() if name not in known]
+        return rows + [dense_row(name, conv, UNUSED) for name, conv in modules.items() if name not in known]
 
     def _finished(self, result: nn.Module, report: ConvertReport) -> nn.Module:
         """Checks and times the network; the original comes back where nothing was replaced or nothing won."""

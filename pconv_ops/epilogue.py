@@ -20,6 +20,8 @@ from .packing import pack
 Bounds = tuple[float, float]
 Step = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
+UNUSED = "not called on example_inputs"  # why a convolution is in no group
+
 
 @dataclass(eq=False)
 class Group:
@@ -55,6 +57,11 @@ class Case:
     x: torch.Tensor
     residual: torch.Tensor | None
     y: torch.Tensor
+
+
+def calling(module: nn.Module) -> Step:
+    """The original's own call of a module, as a step of a group."""
+    return lambda y, residual: module(y)
 
 
 def module_bounds(module: nn.Module) -> Bounds | None:

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from .candidates import has_hooks
-from .epilogue import Bounds, Group, Step, checked_bounds, folded, module_bounds
+from .epilogue import Bounds, Group, Step, calling, checked_bounds, folded, module_bounds
 from .modules import PatternConv2d
 from .pooling import NativeMaxPool2d
 
@@ -83,12 +83,12 @@ class Finder:
     def _group(self, node: fx.Node, name: str) -> GraphGroup:
         conv = self.modules[str(node.target)]
         assert type(conv) is nn.Conv2d
-        chain, labels, steps = [node], [], [_calling(conv)]
+        chain, labels, steps = [node], [], [calling(conv)]
         norm, addition, residual, bounds = None, None, None, None
         after = _only_reader(chain[-1])
         if after is not None and self._is_norm(after, conv):
             norm = self.modules[str(after.target)]
-            chain, labels, steps = [*chain, after], [str(after.target)], [*steps, _calling(norm)]
+            chain, labels, steps = [*chain, after], [str(after.target)], [*steps, calling(norm)]
             after = _only_reader(after)
         if after is not None and (residual := self._residual(after, chain[-1], node)) is not None:
             addition = after
@@ -243,10 +243,6 @@ def _name(function: Any) -> str:
 # ---- the original's own operations, for comparing and timing
 
 
-def _calling(module: nn.Module) -> Step:
-    return lambda y, residual: module(y)
-
-
 def _adding(node: fx.Node) -> Step:
     """The addition, in place where the model's is, but never into the residual: it is used again."""
     if _overwrites(node):
@@ -257,7 +253,7 @@ def _adding(node: fx.Node) -> Step:
 def _clamping(node: fx.Node, module: nn.Module | None) -> Step:
     rest, named, target = node.args[1:], node.kwargs, node.target
     if module is not None:
-        return lambda y, residual: module(y)
+        return calling(module)
     if isinstance(target, str):
         return lambda y, residual: getattr(y, target)(*rest, **named)
     return lambda y, residual: target(y, *rest, **named)

@@ -9,24 +9,14 @@ tensor's version counter, and dropped when either changes or the storage dies. W
 from __future__ import annotations
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from ._eager import Handle, known, mark_of
 from ._native import PackedConv
 
-_HEADER_BYTES = 128
-
-
-class _Entry(NamedTuple):
-    storage: weakref.ref[Any]
-    mark: Any
-    address: int
-    n_bytes: int
-    packed: PackedConv
-
-
-_entries: dict[int, _Entry] = {}  # id(storage) -> entry; an entry goes before its id can be used again
+HANDLES: dict[int, Handle] = {}  # by the id of the storage; a handle goes before its id can be used again
 
 
 def read_packed(tensor: torch.Tensor) -> PackedConv:
@@ -34,20 +24,11 @@ def read_packed(tensor: torch.Tensor) -> PackedConv:
 
     TypeError: not uint8 or not on the CPU. ValueError: not contiguous. PConvFormatError: bad bytes.
     """
-    storage = tensor.untyped_storage()
-    entry = _entries.get(id(storage))
-    if (
-        entry is not None
-        and entry.address == tensor.data_ptr()
-        and entry.n_bytes == tensor.numel()
-        and entry.storage() is storage
-        and tensor.dtype is torch.uint8
-        and tensor.is_contiguous()
-        and entry.mark == _mark(tensor)
-    ):
-        return entry.packed
+    packed = known(HANDLES, tensor)
+    if packed is not None:
+        return packed
     _check(tensor)
-    mark = _mark(tensor)  # before the bytes are read: a write in between makes the entry stale, not wrong
+    mark = mark_of(tensor)  # before the bytes are read: a write in between makes the entry stale, not wrong
     packed = PackedConv.from_bytes(tensor.detach().numpy())
     _keep(tensor, mark, packed)
     return packed
@@ -58,7 +39,7 @@ def tensor_from(packed: PackedConv) -> torch.Tensor:
     # A tensor made in inference mode has no version counter and refuses in-place changes later.
     with torch.inference_mode(False):
         tensor = torch.frombuffer(bytearray(packed.to_bytes()), dtype=torch.uint8)
-        _keep(tensor, _mark(tensor), packed)
+        _keep(tensor, mark_of(tensor), packed)
     return tensor
 
 
@@ -71,19 +52,13 @@ def _check(tensor: torch.Tensor) -> None:
         raise ValueError(f"packed: expected contiguous bytes, got shape {list(tensor.shape)}, {tensor.stride()}")
 
 
-def _mark(tensor: torch.Tensor) -> Any:
-    """Changes when the bytes change: the version counter or, for inference tensors, which have none, the header (its
-    checksum covers all bytes)."""
-    return bytes(tensor[:_HEADER_BYTES].numpy()) if tensor.is_inference() else tensor._version
-
-
 def _keep(tensor: torch.Tensor, mark: Any, packed: PackedConv) -> None:
     storage = tensor.untyped_storage()
     key = id(storage)
 
     def forget(ref: weakref.ref[Any]) -> None:
-        entry = _entries.get(key)
-        if entry is not None and entry.storage is ref:
-            del _entries[key]
+        handle = HANDLES.get(key)
+        if handle is not None and handle.storage is ref:
+            del HANDLES[key]
 
-    _entries[key] = _Entry(weakref.ref(storage, forget), mark, tensor.data_ptr(), tensor.numel(), packed)
+    HANDLES[key] = Handle(weakref.ref(storage, forget), mark, tensor.data_ptr(), tensor.numel(), packed)

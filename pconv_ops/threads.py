@@ -41,7 +41,7 @@ def get_num_threads() -> int:
 
     ValueError: PCONV_NUM_THREADS is not a number from 1 to 1024.
     """
-    if _explicit or _from_environment():
+    if _explicit or (not _environment_read and _from_environment()):
         return _explicit
     torch = sys.modules.get("torch")
     # A torch that is still being imported has no such name yet.
@@ -62,10 +62,8 @@ def restored_num_threads() -> Iterator[None]:
 
 
 def _from_environment() -> bool:
-    """Reads the variable once; True if it sets the number of threads."""
+    """Reads the variable, for the first and only time; True if it sets the number of threads."""
     global _environment_read
-    if _environment_read:
-        return False
     text = os.environ.get(_ENVIRONMENT, "")
     if text:
         if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:

@@ -21,21 +21,18 @@ from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
+from . import _eager
+from ._eager import Layout
 from ._native import PackedConv
 from .extents import overlap, start
-from .handles import read_packed, tensor_from
+from .handles import HANDLES, read_packed, tensor_from
 from .packing import activation_text, output_size, parse_activation, report_copy
 from .threads import get_num_threads
 
 _C = torch._C
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _EXACT = (torch.Tensor, torch.nn.Parameter)
 _AUTOCAST = _C.DispatchKeySet(_C.DispatchKey.AutocastCPU)
-# Dispatch keys of an ordinary dense CPU tensor, made inside and outside inference mode. A lazy negation, a batched,
-# functional or sparse tensor has others.
-_INFERENCE_KEYS = _C.DispatchKeySet(_C.DispatchKey.CPU) | _AUTOCAST
-_PLAIN_KEYS = (
-    _INFERENCE_KEYS | _C.DispatchKeySet(_C.DispatchKey.AutogradCPU) | _C.DispatchKeySet(_C.DispatchKey.ADInplaceOrView)
-)
 _MAX_LAYOUTS = 32  # kept per layer, as plans are
 
 
@@ -82,18 +79,6 @@ class Geometry(NamedTuple):
         return spare_h // self.stride[0] + 1, spare_w // self.stride[1] + 1
 
 
-class _Layout(NamedTuple):
-    n: int
-    h: int
-    w: int
-    batched: bool
-    channels_last: bool
-    memory_format: Any  # torch.memory_format
-    dense: bool  # the core can read it as it is
-    output_shape: tuple[int, ...]  # [N, O, out_h, out_w]
-    output_strides: tuple[int, ...]
-
-
 def call_text(activation: Any, packed: PackedConv) -> str:
     """The operator's string for a layer: its activation and its geometry."""
     return f"{activation_text(activation)}@{Geometry.of(packed).text()}"
@@ -112,6 +97,8 @@ def conv2d(
     """ops.conv2d() for tensors."""
     if is_plain(x, residual, out):
         low, high = parse_activation(activation)
+        if out is None and (y := _eager.run(x, packed, residual, low, high)) is not None:
+            return y
         y = _run(x, packed, residual, low, high, out)
         if out is not None:
             torch.autograd.graph.increment_version(out)
@@ -134,7 +121,11 @@ def conv2d(
 
 def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | None, text: str) -> torch.Tensor:
     """What the operator does, without the dispatcher where it has nothing to add."""
-    if is_plain(x, residual, None) and _is_bytes(packed_uint8):
+    if not _is_dynamo_compiling():  # a compiler cannot trace what follows
+        y = _eager.call(x, packed_uint8, residual, _parse_call(text), HANDLES)
+        if y is not None:
+            return y
+    if is_plain(x, residual) and _is_bytes(packed_uint8):
         low, high, _ = _parse_call(text)
         return _run(x, read_packed(packed_uint8), residual, low, high, None)
     _check_kinds(x, residual, packed=packed_uint8)
@@ -142,7 +133,7 @@ def call(x: torch.Tensor, packed_uint8: torch.Tensor, residual: torch.Tensor | N
 
 
 def _is_bytes(packed: Any) -> bool:
-    """Whether read_packed() can look at it: what _is_ordinary() asks, as far as bytes need it, in half the time."""
+    """Whether read_packed() can look at it."""
     return type(packed) in _EXACT and packed.layout is torch.strided and not packed.is_neg()
 
 
@@ -164,35 +155,14 @@ def _check_kinds(x: Any, residual: Any, **others: Any) -> None:
 
 def is_plain(x: Any, second: Any = None, third: Any = None) -> bool:
     """Whether the dispatcher would do nothing but call the CPU kernel. `second` and `third` may be None."""
-    if torch.compiler.is_dynamo_compiling():  # first: a compiler cannot trace what follows
-        return False
-    return not (
-        not _is_ordinary(x)
-        or (second is not None and not _is_ordinary(second))
-        or (third is not None and not _is_ordinary(third))
-        or _C._len_torch_dispatch_stack()
-        or _C._len_torch_function_stack()
-        or _C._are_functorch_transforms_active()
-        or _C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
-        or torch.is_autocast_enabled("cpu")
-    )
+    # A compiler comes first: it cannot trace the rest.
+    return not _is_dynamo_compiling() and _eager.is_plain(x, second, third)
 
 
-def _is_ordinary(x: Any) -> bool:
-    """Whether x is a dense CPU tensor of no subclass, with real memory and no gradient to record."""
-    if type(x) not in _EXACT:
-        return False
-    keys = _C._dispatch_keys(x)
-    if keys != _PLAIN_KEYS and keys != _INFERENCE_KEYS:
-        return False
-    return not (x.requires_grad and torch.is_grad_enabled())
-
-
-def _layout_of(x: torch.Tensor, packed: PackedConv) -> _Layout:
+def _layout_of(x: torch.Tensor, packed: PackedConv) -> Layout:
     """What follows from x's shape and strides alone; kept, since a small layer runs in less time than this takes."""
     key = (x.shape, x.stride())
-    layout: _Layout | None = packed.memo.get(key)
+    layout: Layout | None = packed.memo.get(key)
     if layout is None:
         batch = _batch_of("x", x)
         memory_format = _format_of(x, batch)
@@ -203,7 +173,7 @@ def _layout_of(x: torch.Tensor, packed: PackedConv) -> _Layout:
             raise ValueError(f"x: expected {packed.in_channels} channels, got shape {list(x.shape)}")
         shape = (n, packed.out_channels, *output_size(packed, x.shape))
         strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
-        layout = _Layout(n, h, w, x.dim() == 4, last, memory_format, dense, shape, strides)
+        layout = Layout(x, (n, h, w), last, memory_format, dense, shape, strides)
         if len(packed.memo) >= _MAX_LAYOUTS:
             packed.memo.clear()
         packed.memo[key] = layout
@@ -236,15 +206,16 @@ def _run(
     """Checks the operands and calls the core. Everything is a CPU tensor here."""
     if x.dtype is not torch.float32:
         raise TypeError(f"x: expected float32, got {x.dtype}")
-    n, h, w, batched, channels_last, memory_format, dense, shape, strides = _layout_of(x, packed)
+    layout = _layout_of(x, packed)
+    batched, memory_format, shape = layout.batched, layout.memory_format, layout.output_shape
     residual_address = 0
     if residual is not None:
         _check_operand("residual", residual, shape if batched else shape[1:])
     if out is None:
-        y = x.new_empty_strided(shape, strides)  # 0.4 microseconds cheaper than new_empty
+        y = x.new_empty_strided(shape, layout.output_strides)
     else:
         y = _checked_out(out, x, residual, shape if batched else shape[1:], memory_format)
-    if not dense or x.data_ptr() & 3:
+    if not layout.dense or x.data_ptr() & 3:
         x = _copied("x", x, memory_format)
     if residual is not None:
         batch = _batch_of("residual", residual)
@@ -252,8 +223,8 @@ def _run(
             batch = _copied("residual", residual, memory_format)
         residual_address = batch.data_ptr()
     if y.numel():
-        address = (x.data_ptr(), y.data_ptr())
-        packed.run(*address, n, h, w, channels_last, residual_address, low, high, get_num_threads())
+        address, size = (x.data_ptr(), y.data_ptr()), (layout.n, layout.h, layout.w)
+        packed.run(*address, *size, layout.channels_last, residual_address, low, high, get_num_threads())
     if out is not None:
         return out
     return y if batched else y.squeeze(0)

@@ -7,7 +7,6 @@ as a whole.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import deque
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from torch.nn.utils import parametrize
 from .candidates import has_hooks, is_pool, obstacle
 from .checking import changed, fresh, incomparable, output_deviation, saved, snapshot
 from .choosing import Judge
-from .conversion_report import ConvertReport
+from .converted import ConvertedModule
 from .epilogue import Case
 from .fusion import INPLACE_OPERATORS, Finder, GraphGroup, Seen, input_of, rewritten
 from .modules import PatternConv2d
@@ -34,32 +33,6 @@ _FIXED = (type(None), bool, int, float, str)  # arguments that decide what a for
 
 class UntraceableModel(Exception):
     """torch.fx cannot show what the model does; the text says why."""
-
-
-class ConvertedModule(fx.GraphModule):
-    """What convert() returns for a traced model: its forward as generated code over the model's modules.
-
-    Submodules keep their names, attributes and methods of the model's class are gone. `report` survives copy and
-    pickle, which plain GraphModules would drop.
-    """
-
-    report: ConvertReport
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedModule:
-        result = super().__deepcopy__(memo)
-        result.report = copy.deepcopy(self.report, memo)
-        return result
-
-    def __reduce__(self) -> Any:
-        rebuild, arguments, *_ = super().__reduce__()
-        return _unpickled, (rebuild, arguments, self.report)
-
-
-def _unpickled(rebuild: Any, arguments: Any, report: ConvertReport) -> ConvertedModule:
-    plain = rebuild(*arguments)
-    result = ConvertedModule(plain, plain.graph, plain.__class__.__name__)
-    result.report = report
-    return result.train(plain.training)
 
 
 class _Proxy(fx.Proxy):

@@ -18,11 +18,10 @@ from torch.nn.modules.conv import _ConvNd
 from .candidates import has_hooks, is_pool, obstacle
 from .checking import snapshot
 from .choosing import Judge
-from .epilogue import Bounds, Case, Group, folded, module_bounds
+from .epilogue import UNUSED, Bounds, Case, Group, calling, folded, module_bounds
 from .pooling import NativeMaxPool2d
 
 _MAX_CASES = 4  # different inputs of one module that are kept and timed
-_UNUSED = "not called on example_inputs"
 
 Slot = tuple[nn.Module, str]
 
@@ -84,7 +83,7 @@ class WalkedPlan:
             elif conv in callers:
                 self.groups.append(self._group(conv, callers))
             else:
-                self.reasons[self.names[conv]] = _UNUSED
+                self.reasons[self.names[conv]] = UNUSED
 
     def _group(self, conv: nn.Conv2d, callers: dict[nn.Module, list[nn.Module | None]]) -> Group:
         parent = self._caller(conv, callers)
@@ -103,7 +102,7 @@ class WalkedPlan:
         if members and members[0][1] in self._unhooked and (bounds := module_bounds(members[0][1])) is not None:
             slots.append((parent, members[0][0]))  # type: ignore[arg-type]
         modules = [owner._modules[key] for owner, key in slots]
-        steps = [_calling(module) for module in (conv, *modules)]  # type: ignore[arg-type]
+        steps = [calling(module) for module in (conv, *modules)]  # type: ignore[arg-type]
         prefix = self.names[conv].rpartition(".")[0]
         labels = tuple(f"{prefix}.{key}".lstrip(".") for _, key in slots)
         group = Group(self.names[conv], conv, norm, bounds, False, labels, steps)  # type: ignore[arg-type]
@@ -174,10 +173,6 @@ def _telling_reads(conv: nn.Conv2d, stack: list[nn.Module], read: set[nn.Module]
         yield
     finally:
         conv.__class__ = nn.Conv2d
-
-
-def _calling(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
-    return lambda y, residual: module(y)
 
 
 def _showing_pool(name: str, judge: Judge) -> Callable[..., None]:
