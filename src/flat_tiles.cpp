@@ -7,11 +7,8 @@
 
 namespace pconv {
 
-CheckedSize gather_floats(int64_t out_w, int64_t tiles, int64_t vectors, int64_t lanes) {
-  const int64_t outputs = tiles * vectors * lanes;
-  // Tiles start and end anywhere in a row; the first one starts on a line, and vectors are written whole.
-  return (checked(div_up(outputs, out_w) + 1) * checked(out_w) + checked(4 * lanes)).round_up(lanes) +
-         checked(kTileAlign);
+bool taps_share_planes(const pconv_conv_desc& c) {
+  return (c.kernel_h - 1) * c.dilation_h / c.stride_h < kMaxPlaneRows;
 }
 
 bool is_pointwise(const pconv_conv_desc& c) {

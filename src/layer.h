@@ -36,6 +36,11 @@ pconv_conv_desc desc_of(const pconv_packed_header& header);
 
 struct Ukernel;
 
+// Planes that a channel's taps read, at most, and rows that the taps of one plane are apart, and one.
+struct ChannelPlanes {
+  int64_t n, most_rows;
+};
+
 // The weights and offsets of a layer as one ukernel reads them. Depends on the tile shape, not on the input's size.
 struct Prepacked {
   std::vector<float> weights;

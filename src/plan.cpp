@@ -97,6 +97,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
+             plan.channel_planes.n * (c.in_channels / c.groups) < kMaxPlanes &&
              checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
   }
   return false;
@@ -266,8 +267,8 @@ pconv_status too_large_tile(const pconv_conv_desc& c) {
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
   CheckedSize floats = checked(u.info->tile_floats);
   if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
-  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes at most
-  if (u.info->planes()) parts = parts * checked(plan.conv.kernel_h) * checked(plan.conv.kernel_w);
+  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes
+  if (u.info->planes()) parts = parts * checked(plan.channel_planes.n);
   const CheckedSize bytes = parts * floats * checked(sizeof(float));
   return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
 }
@@ -281,6 +282,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (const pconv_status s = read_layout(options, &p.layout)) return s;
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
+  p.channel_planes = channel_planes(packed);
   const double filters = static_cast<double>(p.conv.out_channels);
   const FilterWork work = {static_cast<double>(packed.view.header.n_kernels * packed.view.header.block) / filters,
                            static_cast<double>(p.nnz) / filters, static_cast<double>(packed.view.header.n_patterns)};

@@ -45,6 +45,7 @@ struct pconv_plan {
   const pconv::Ukernel* ukernel;
   pconv::Columns columns;  // of ukernels that read windows
   pconv::FlatTiles flat;   // of those that read planes
+  pconv::ChannelPlanes channel_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }

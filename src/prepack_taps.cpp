@@ -17,30 +17,69 @@ constexpr int64_t kFilterCostInTaps = 8;
 constexpr int64_t kSumsBytes = kL1Bytes * 3 / 4;
 constexpr int64_t kMostFilters = 256;
 
-// Planes that the filters of each group read, as channels of the group. Of a 1x1 layer all: they lie in the image.
-void list_planes(const PackedView& view, const pconv_conv_desc& conv, FilterTaps* taps, Prepacked* out) {
-  const int64_t per_group = conv.out_channels / conv.groups;
-  out->plane_begin.push_back(0);
-  std::vector<std::pair<int32_t, int32_t>> used;  // channel, tap
-  size_t limit = size_t{1} << 20;
-  for (int64_t g = 0; g < conv.groups; ++g) {
-    used.clear();
-    for (int32_t c = 0; is_pointwise(conv) && c < conv.in_channels / conv.groups; ++c) used.emplace_back(c, 0);
-    for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
-      for (const Tap& tap : taps->of(f)) used.emplace_back(tap.channel, tap.tap);
-      if (used.size() > limit) {
-        std::sort(used.begin(), used.end());
-        used.erase(std::unique(used.begin(), used.end()), used.end());
-        limit = std::max(limit, 2 * used.size());  // so that sorting costs little more than listing
-      }
-    }
-    std::sort(used.begin(), used.end());
-    used.erase(std::unique(used.begin(), used.end()), used.end());
-    const auto kernel_w = static_cast<int32_t>(conv.kernel_w);
-    for (const auto& [channel, tap] : used) out->planes.push_back({channel, tap / kernel_w, tap % kernel_w});
-    out->plane_begin.push_back(static_cast<int64_t>(out->planes.size()));
-  }
+// A tap of a channel of its group, by what it reads.
+struct Reads {
+  int32_t channel, phase, kx, row;  // `row` of the image for output row 0
+
+  auto key() const { return std::tie(channel, phase, kx, row); }
+  bool same_plane(const Reads& o) const { return std::tie(channel, phase, kx) == std::tie(o.channel, o.phase, o.kx); }
+};
+
+Reads reads_at(const pconv_conv_desc& conv, int32_t channel, int64_t row, int64_t kx) {
+  const int64_t n = conv.stride_h, phase = taps_share_planes(conv) ? ((row % n) + n) % n : row;
+  return {channel, static_cast<int32_t>(phase), static_cast<int32_t>(kx), static_cast<int32_t>(row)};
 }
+
+Reads reads_of(const pconv_conv_desc& conv, int32_t channel, int64_t tap) {
+  return reads_at(conv, channel, tap / conv.kernel_w * conv.dilation_h - conv.pad_top, tap % conv.kernel_w);
+}
+
+// Planes that the filters of each group read, with channels of the group. Of a 1x1 layer all: they lie in the image.
+class PlaneList {
+ public:
+  PlaneList(const PackedView& view, const pconv_conv_desc& conv, FilterTaps* taps, Prepacked* out)
+      : conv_(conv), out_(*out) {
+    const int64_t per_group = conv.out_channels / conv.groups;
+    out_.plane_begin.push_back(0);
+    for (int64_t g = 0; g < conv.groups; ++g) {
+      used_.clear();
+      for (int32_t c = 0; is_pointwise(conv) && c < conv.in_channels / conv.groups; ++c) {
+        used_.push_back(reads_of(conv, c, 0));
+      }
+      for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
+        for (const Tap& tap : taps->of(f)) used_.push_back(reads_of(conv, tap.channel, tap.tap));
+        if (used_.size() <= limit_) continue;
+        sort_used();
+        limit_ = std::max(limit_, 2 * used_.size());  // so that sorting costs little more than listing
+      }
+      sort_used();
+      append_planes();
+    }
+  }
+
+ private:
+  void sort_used() {
+    std::sort(used_.begin(), used_.end(), [](const Reads& a, const Reads& b) { return a.key() < b.key(); });
+    used_.erase(
+        std::unique(used_.begin(), used_.end(), [](const Reads& a, const Reads& b) { return a.key() == b.key(); }),
+        used_.end());
+  }
+
+  void append_planes() {
+    for (size_t i = 0; i < used_.size(); ++i) {
+      const Reads& r = used_[i];
+      if (i == 0 || !r.same_plane(used_[i - 1])) out_.planes.push_back({r.channel, r.kx, r.row, 1});
+      Plane& plane = out_.planes.back();
+      plane.n_rows = (r.row - plane.row) / static_cast<int32_t>(conv_.stride_h) + 1;
+    }
+    out_.plane_begin.push_back(static_cast<int64_t>(out_.planes.size()));
+  }
+
+  const pconv_conv_desc& conv_;
+  Prepacked& out_;
+  std::vector<Reads> used_;
+  size_t limit_ = size_t{1} << 20;
+};
 
 // Common part of the two forms: filters in packed order, cut into units that stay together, each group filled up.
 class TapForm {
@@ -52,7 +91,7 @@ class TapForm {
         shape_(conv_, ukernel),
         window_floats_(info_.body == Body::kWindow ? static_cast<int64_t>(shape_.floats().value()) : 0),
         taps_(view) {
-    if (info_.planes()) list_planes(view, conv_, &taps_, out_.get());
+    if (info_.planes()) PlaneList(view, conv_, &taps_, out_.get());
   }
 
  protected:
@@ -81,19 +120,23 @@ class TapForm {
     }
   }
 
-  // Where a tap reads: a plane of the group's, or bytes from the start of the window's tile.
+  // Where a tap reads: a plane_place() among the group's planes, or bytes from the start of the window's tile.
   int32_t offset(int64_t group, int32_t channel, int32_t tap) const {
+    if (info_.planes()) return place(group, reads_of(conv_, channel, tap));
     const auto kernel_w = static_cast<int32_t>(conv_.kernel_w);
-    if (info_.planes()) {
-      const auto begin = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group)];
-      const auto end = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group) + 1];
-      const auto wanted = std::make_tuple(channel, tap / kernel_w, tap % kernel_w);
-      const auto found = std::lower_bound(
-          begin, end, wanted, [](const Plane& p, const auto& w) { return std::make_tuple(p.channel, p.ky, p.kx) < w; });
-      return static_cast<int32_t>(found - begin);
-    }
     const int64_t floats = channel * window_floats_ + shape_.tap(conv_, tap / kernel_w, tap % kernel_w);
     return static_cast<int32_t>(floats * static_cast<int64_t>(sizeof(float)));
+  }
+
+  // Planes are in the order of what they are read for.
+  int32_t place(int64_t group, const Reads& reads) const {
+    const auto begin = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group)];
+    const auto end = out_->planes.begin() + out_->plane_begin[static_cast<size_t>(group) + 1];
+    const auto behind = std::upper_bound(begin, end, reads, [&](const Reads& r, const Plane& p) {
+      return r.key() < reads_at(conv_, p.channel, p.row, p.kx).key();
+    });
+    const Plane& plane = *(behind - 1);
+    return plane_place(behind - 1 - begin, (reads.row - plane.row) / conv_.stride_h);
   }
 
   const PackedView& view_;
@@ -229,12 +272,12 @@ class ScatterForm : TapForm {
     if (before == nullptr || part.key() != before->key()) {
       ScatterRun run = {};
       run.n_taps = part.n_taps;
-      for (int t = 0; t < part.n_taps; ++t) run.planes[t] = offset(group, part.channel, part.taps[t]);
+      for (int t = 0; t < part.n_taps; ++t) run.places[t] = offset(group, part.channel, part.taps[t]);
       out_->scatter_runs.push_back(run);
     }
     ++out_->scatter_runs.back().n_kernels;
     out_->weights.insert(out_->weights.end(), part.weights, part.weights + kScatterTaps);
-    out_->offsets.push_back(part.filter * info_.carry_floats * static_cast<int32_t>(sizeof(float)));
+    out_->offsets.push_back(part.filter * info_.carry_floats);
   }
 
   std::vector<Begin> begins_;
@@ -272,6 +315,33 @@ class DepthwiseForm : TapForm {
 };
 
 }  // namespace
+
+ChannelPlanes channel_planes(const pconv_packed& packed) {
+  const PackedView& v = packed.view;
+  const pconv_conv_desc conv = desc_of(v.header);
+  std::vector<Reads> reads;
+  for (int64_t tap = 0; tap < conv.kernel_h * conv.kernel_w; ++tap) {
+    const auto keeps = [&](uint32_t mask) {
+      return (v.masks[static_cast<int64_t>(mask) * v.mask_words + tap / 64] >> (tap % 64)) & 1;
+    };
+    for (uint32_t m = 0; m < v.header.n_patterns; ++m) {
+      if (!keeps(m)) continue;
+      reads.push_back(reads_of(conv, 0, tap));
+      break;
+    }
+  }
+  std::sort(reads.begin(), reads.end(), [](const Reads& a, const Reads& b) { return a.key() < b.key(); });
+  ChannelPlanes planes = {0, 1};
+  for (size_t i = 0, first = 0; i < reads.size(); ++i) {
+    if (i == 0 || !reads[i].same_plane(reads[i - 1])) {
+      ++planes.n;
+      first = i;
+    }
+    planes.most_rows = std::max(planes.most_rows, (reads[i].row - reads[first].row) / conv.stride_h + 1);
+  }
+  planes.n = std::max<int64_t>(planes.n, 1);
+  return planes;
+}
 
 int64_t scatter_unit(const pconv_conv_desc& conv, const KernelInfo& kernel) {
   const int64_t per_group = conv.out_channels / conv.groups;

@@ -13,6 +13,8 @@ namespace pconv {
 // May `block` filters that follow each other in the packed layer run together? Only where they keep the same kernels:
 // a filter must not read a channel that it has no kernel for.
 bool block_fits(const pconv_packed& packed, int64_t block);
+// By the layer's masks.
+ChannelPlanes channel_planes(const pconv_packed& packed);
 // Filters that run together in a scatter ukernel: as many as have their sums in L1, units of nearly the same size.
 int64_t scatter_unit(const pconv_conv_desc& conv, const KernelInfo& kernel);
 std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel);

@@ -169,7 +169,6 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   if (!p.ukernel->info->pattern()) {
     const TileShape shape(p.conv, *p.ukernel);
     args.row_step = shape.row_step;
-    args.offset_bytes = 1;
     pack.tile_rows = static_cast<int32_t>(shape.rows);
     pack.phases = static_cast<int32_t>(shape.phases);
     pack.row_floats = static_cast<int32_t>(shape.row_floats);

@@ -1,7 +1,8 @@
-// im2col for tiles of planes: what a tap reads for each output, gathered straight from the image's rows. Included by
+// im2col by rows: what the taps of a channel read for each output, gathered straight from the image's rows. Included by
 // isa.cpp inside the ISA's unnamed namespace.
 
-// Reads every `step`-th column of image rows, from one that may lie before the row; zeros outside.
+// Reads every `step`-th column of image rows, from one that may lie before the row; zeros outside. Writes whole
+// vectors, so up to a vector less one float too much.
 class RowGather {
  public:
   // For n outputs of a row of w floats, the first of which reads column x0.
@@ -17,15 +18,13 @@ class RowGather {
     }
   }
 
-  // Writes whole vectors, so up to a vector less one float too much.
   PCONV_INLINE void copy(const float* row, float* out) const {
     if (step_ == 1) {
       for (int j = 0; j < n_; j += Vec::kLanes) Vec::store_unaligned(out + j, load(row, j / Vec::kLanes));
     } else if (step_ == 2) {
       for (int j = 0; j < n_; j += Vec::kLanes) {
-        const int i = j / Vec::kLanes * 2;
         Vec::Reg even, odd;
-        Vec::deinterleave(load(row, i), load(row, i + 1), &even, &odd);
+        load_two(row, j, &even, &odd);
         Vec::store_unaligned(out + j, even);
       }
     } else {
@@ -36,8 +35,27 @@ class RowGather {
     }
   }
 
+  // Steps of 2: these columns, and those between them.
+  PCONV_INLINE void copy_both(const float* row, float* out, float* between) const {
+    for (int j = 0; j < n_; j += Vec::kLanes) {
+      Vec::Reg even, odd;
+      load_two(row, j, &even, &odd);
+      Vec::store_unaligned(out + j, even);
+      Vec::store_unaligned(between + j, odd);
+    }
+  }
+
+  PCONV_INLINE void zeros(float* out) const {
+    for (int j = 0; j < n_; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
+  }
+
  private:
   static constexpr int kMostListed = 16;
+
+  PCONV_INLINE void load_two(const float* row, int j, Vec::Reg* even, Vec::Reg* odd) const {
+    const int i = j / Vec::kLanes * 2;
+    Vec::deinterleave(load(row, i), load(row, i + 1), even, odd);
+  }
 
   // Load number i of a row, without a branch where rows are so short that ends come often.
   PCONV_INLINE Vec::Reg load(const float* row, int i) const {
@@ -57,69 +75,74 @@ class RowGather {
   Vec::Lanes lanes_[kMostListed];
 };
 
-// Outputs [x, x + n) of row r of a plane. For wide rows, of which a strip has only a part.
-inline void gather_part(const PackPlanesArgs& args, const Plane& plane, int r, int x, int n, float* out) {
-  const int64_t x0 = int64_t{x} * args.stride_w + int64_t{plane.kx} * args.dilation_w - args.pad_left;
-  const int64_t y = int64_t{args.first_row + r} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
-  if (y >= 0 && y < args.h) {
-    const float* image = args.image + plane.channel * args.channel_stride;
-    RowGather(args.w, x0, args.stride_w, n).copy(image + y * args.row_stride, out);
-  } else {
-    for (int j = 0; j < n; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
-  }
-  Vec::store_unaligned(out + n, Vec::zero());
+// Columns of outputs of some rows, counted from the first one of the tiles.
+struct OutputRows {
+  int first, n, x, width;
+};
+
+inline int64_t first_column(const PackPlanesArgs& args, const Plane& plane) {
+  return int64_t{plane.kx} * args.dilation_w - args.pad_left;
 }
 
-// What a plane's outputs read, one behind the other in args.rows.
-inline void gather_plane(const PackPlanesArgs& args, const Plane& plane) {
-  if (args.n_rows <= 2) {
-    const int rest = args.out_w - args.before, first = rest < args.n_outputs ? rest : args.n_outputs;
-    gather_part(args, plane, 0, args.before, first, args.rows);
-    if (first < args.n_outputs) gather_part(args, plane, 1, 0, args.n_outputs - first, args.rows + first);
-    return;
-  }
-  float* out = args.rows - args.before;
-  const RowGather gather(args.w, int64_t{plane.kx} * args.dilation_w - args.pad_left, args.stride_w, args.out_w);
-  const float* image = args.image + plane.channel * args.channel_stride;
-  const int64_t first_y = int64_t{args.first_row} * args.stride_h + int64_t{plane.ky} * args.dilation_h - args.pad_top;
-  const ptrdiff_t step = args.stride_h * args.row_stride;
-  ptrdiff_t row = first_y * args.row_stride;
-  int64_t y = first_y;
-  for (int r = 0; r < args.n_rows; ++r, y += args.stride_h, row += step, out += args.out_w) {
-    if (static_cast<uint64_t>(y) < static_cast<uint64_t>(args.h)) {
-      gather.copy(image + row, out);
+// What a plane, and with `both` also the next one, holds for some rows of outputs, out_w floats apart from `out` on.
+// ahead: asks for the same rows of the next channel.
+PCONV_INLINE void gather_rows(const PackPlanesArgs& args, const Plane& plane, bool both, bool ahead,
+                              const OutputRows& rows, float* out) {
+  if (rows.n <= 0 || rows.width <= 0) return;
+  const RowGather gather(args.w, int64_t{rows.x} * args.stride_w + first_column(args, plane), args.stride_w,
+                         rows.width);
+  const float* const image = args.image + plane.channel * args.channel_stride;
+  int64_t y = (int64_t{args.first_row} + rows.first) * args.stride_h + plane.row;
+  for (int r = 0; r < rows.n; ++r, y += args.stride_h, out += args.out_w) {
+    const bool inside = y >= 0 && y < args.h;
+    const float* const row = image + (inside ? y : 0) * args.row_stride;
+    for (int x = 0; Vec::kPrefetch && ahead && x < args.w; x += 16) {
+      __builtin_prefetch(row + args.channel_stride + x, 0, 3);
+    }
+    if (inside && both) {
+      gather.copy_both(row, out, out + args.plane_floats);
+    } else if (inside) {
+      gather.copy(row, out);
     } else {
-      for (int j = 0; j < args.out_w; j += Vec::kLanes) Vec::store_unaligned(out + j, Vec::zero());
+      gather.zeros(out);
+      if (both) gather.zeros(out + args.plane_floats);
     }
   }
-  // Behind the last output: what lay there might be denormals, which are slow.
-  Vec::store_unaligned(out, Vec::zero());
 }
 
-// Asks for the image rows that the next channel's planes read, when plane p is the first of its channel.
-inline void prefetch_next_channel(const PackPlanesArgs& args, int p) {
-  if (args.n_rows <= 2 || (p > 0 && args.planes[p].channel == args.planes[p - 1].channel)) return;
-  int next = p + 1;
-  while (next < args.n_planes && args.planes[next].channel == args.planes[p].channel) ++next;
-  if (next == args.n_planes) return;
-  const int64_t first = int64_t{args.first_row} * args.stride_h - args.pad_top;
-  const int64_t begin = first > 0 ? first : 0, end = first + int64_t{args.n_rows + 1} * args.stride_h;
-  const float* rows = args.image + args.planes[next].channel * args.channel_stride;
-  const float* const last = rows + (end < args.h ? end : args.h) * args.row_stride;
-  for (rows += begin * args.row_stride; rows < last; rows += 16) __builtin_prefetch(rows, 0, 3);
+// The outputs of the tiles alone, as the taps of one row of a plane read them.
+inline void gather_outputs(const PackPlanesArgs& args, const Plane& plane, int row, float* out) {
+  const int rest = args.out_w - args.before, first = rest < args.n_outputs ? rest : args.n_outputs;
+  const int whole = (args.n_outputs - first) / args.out_w, last = args.n_outputs - first - whole * args.out_w;
+  gather_rows(args, plane, false, false, {row, 1, args.before, first}, out);
+  gather_rows(args, plane, false, false, {row + 1, whole, 0, args.out_w}, out + first);
+  gather_rows(args, plane, false, false, {row + 1 + whole, 1, 0, last}, out + args.n_outputs - last);
+  // Behind the last output: what lay there might be denormals, which are slow.
+  Vec::store_unaligned(out + args.n_outputs, Vec::zero());
 }
 
 inline void pack_planes(const PackPlanesArgs& args) noexcept {
-  const ptrdiff_t tile_floats = static_cast<ptrdiff_t>(args.n_planes) * args.plane_floats;
-  for (int p = 0; p < args.n_planes; ++p) {
-    prefetch_next_channel(args, p);
-    gather_plane(args, args.planes[p]);
-    const float* from = args.rows;
-    float* tile = args.tiles + static_cast<ptrdiff_t>(p) * args.plane_floats;
-    for (int t = 0; t < args.n_tiles; ++t, tile += tile_floats) {
-      const int n = args.tile_vectors[t] * Vec::kLanes;
-      for (int j = 0; j < n; j += Vec::kLanes) Vec::store(tile + j, Vec::load(from + j));
-      from += n;
+  float* out = args.planes_out;
+  for (int p = 0; p < args.n_planes; ++p, out += args.plane_floats) {
+    const Plane& plane = args.planes[p];
+    if (!args.share_rows) {
+      for (int s = 0; s < plane.n_rows; ++s) gather_outputs(args, plane, s, out + s * args.row_floats);
+      continue;
+    }
+    // Two planes whose columns alternate come from the same loads, where these start at an even column, as rows do.
+    const bool both = args.stride_w == 2 && p + 1 < args.n_planes && args.planes[p + 1].channel == plane.channel &&
+                      args.planes[p + 1].row == plane.row && args.planes[p + 1].n_rows == plane.n_rows &&
+                      first_column(args, args.planes[p + 1]) == first_column(args, plane) + 1 &&
+                      first_column(args, plane) % 2 == 0;
+    const int n_rows = args.n_rows + plane.n_rows - 1;
+    const bool first_of_rows =
+        p == 0 || args.planes[p - 1].channel != plane.channel || args.planes[p - 1].row != plane.row;
+    gather_rows(args, plane, both, first_of_rows, {0, n_rows, 0, args.out_w}, out);
+    const ptrdiff_t end = static_cast<ptrdiff_t>(n_rows) * args.out_w;
+    Vec::store_unaligned(out + end, Vec::zero());  // as above
+    if (both) {
+      Vec::store_unaligned(out + args.plane_floats + end, Vec::zero());
+      ++p, out += args.plane_floats;
     }
   }
 }

@@ -86,9 +86,9 @@ class TilePacker {
   }
 };
 
-// What a ukernel of kRows x kVectors tiles asks for while it runs a list of filters: output lines of the filters ahead
-// and of the next tile, and the next tile's input, kInputRows rows of a channel, an equal share with each filter.
-template <int kRows, int kVectors, int kInputRows = kRows + 2>
+// What a ukernel of kRows x kVectors tiles asks for while it runs a list of filters: output lines of the filters ahead,
+// and the next tile's input, an equal share with each filter, so that packing does not wait.
+template <int kRows, int kVectors>
 class BandPrefetch {
  public:
   explicit PCONV_INLINE BandPrefetch(const TileArgs& args)
@@ -96,8 +96,8 @@ class BandPrefetch {
 
   PCONV_INLINE void next_filter(const FilterProgram& filter, const FilterProgram* end) {
     if constexpr (Vec::kPrefetch) {
-      if (end - &filter > kFiltersAhead) output(0, (&filter)[kFiltersAhead]);
-      if (args_.next_out != nullptr) output(args_.next_out - args_.out, filter);
+      if (end - &filter > kFiltersAhead) output(args_.out, (&filter)[kFiltersAhead]);
+      if (args_.next_out != nullptr) output(args_.next_out, filter);
       input();
     }
   }
@@ -107,13 +107,8 @@ class BandPrefetch {
   // them a whole tile later, and lines from memory would hold L1's few line buffers for long.
   static constexpr int kFiltersAhead = 1;
 
-  // Where a filter writes, `ahead` floats behind the tile, and what it adds.
-  PCONV_INLINE void output(ptrdiff_t ahead, const FilterProgram& filter) const {
-    lines(args_.out + ahead + filter.out_channel * args_.plane_stride);
-    if (args_.residual != nullptr) lines(args_.residual + ahead + filter.out_channel * args_.plane_stride);
-  }
-
-  PCONV_INLINE void lines(const float* out) const {
+  PCONV_INLINE void output(const float* lines, const FilterProgram& filter) const {
+    const float* out = lines + filter.out_channel * args_.plane_stride;
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kVectors; ++c) __builtin_prefetch(out + r * args_.row_stride + c * Vec::kLanes, 0, 2);
     }
@@ -126,7 +121,7 @@ class BandPrefetch {
     for (share_ += args_.n_channels; share_ >= args_.n_filters; share_ -= args_.n_filters) {
       if (rest_ == 0) return;
       --rest_;
-      for (int i = 0; i < kInputRows; ++i) {
+      for (int i = 0; i < kRows + 2; ++i) {
         for (int c = 0; c < kVectors; ++c) {
           // The last float: where rows do not start on a line, the first one's line came with the tile before.
           __builtin_prefetch(plane_ + i * args_.next_row_stride + (c + 1) * Vec::kLanes - 1, 0, 2);

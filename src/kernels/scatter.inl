@@ -45,12 +45,12 @@ class Scatter {
                                    const int32_t*& sums) {
     Reg v[kTaps][kCount];
     static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
-      const float* plane = at(args.tile, run.planes[t] * args.offset_bytes);
+      const float* const plane = at_place(args, run.places[t]);
       static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load_unaligned(plane + i * V::kLanes); });
     });
     const int32_t* const end = sums + run.n_kernels;
     do {
-      float* const sum = at(args.carry, *sums++);
+      float* const sum = args.carry + *sums++;
       const typename V::template Weights<kTaps> w(weights);
       weights += kScatterTaps;
       Reg s[kCount];
@@ -60,12 +60,6 @@ class Scatter {
       });
       static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { V::store(sum + i * V::kLanes, s[i]); });
     } while (sums != end);
-  }
-
-  template <class T>
-  static PCONV_INLINE T* at(T* base, ptrdiff_t bytes) {
-    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
-    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(base) + bytes);
   }
 
   // Adds the residual, clamps and stores.

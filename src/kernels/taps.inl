@@ -2,8 +2,20 @@
 // that keep the same kernels, so that they share every load. Kernel size, stride, dilation and padding are the
 // packing's and the offsets' business (tile_shape.h). Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
 
-// kMasked: the last vector has lanes that the tile does not (lane_end), which are not read.
-template <class V, int kRows, int kVectors, int kBlock, bool kMasked = false>
+PCONV_INLINE const float* after(const float* base, ptrdiff_t bytes) {
+  return reinterpret_cast<const float*>(reinterpret_cast<const char*>(base) + bytes);
+}
+
+// What a tap at `place` of the planes reads for the tile's first output.
+PCONV_INLINE const float* at_place(const TileArgs& args, int32_t place) {
+  return after(args.tile,
+               (place >> kPlaneRowBits) * args.plane_bytes + (place & (kMaxPlaneRows - 1)) * args.plane_row_bytes);
+}
+
+// Where inputs come from: windows, planes, or planes in the image, of whose last vector only the tile's lanes are read.
+enum class Source { kWindow, kPlanes, kRaggedPlanes };
+
+template <class V, int kRows, int kVectors, int kBlock, Source kSource = Source::kWindow>
 class Taps {
  public:
   static void compute(const TileArgs& args) noexcept {
@@ -48,12 +60,11 @@ class Taps {
   template <int kFirst, class Weights>
   static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, typename V::Lanes last,
                                 const Weights& w) {
-    const char* tile = reinterpret_cast<const char*>(args.tile);
-    const float* base = reinterpret_cast<const float*>(tile + offset * args.offset_bytes);
+    const float* const base = kSource == Source::kWindow ? after(args.tile, offset) : at_place(args, offset);
     static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
       const float* const from = base + i / kVectors * args.row_step + i % kVectors * V::kLanes;
       Reg v;
-      if constexpr (kMasked && i == kSums - 1) {
+      if constexpr (kSource == Source::kRaggedPlanes && i == kSums - 1) {
         v = V::load_lanes(from, last);
       } else {
         v = V::load_unaligned(from);
@@ -90,20 +101,35 @@ class TapsOfPlanes {
       constexpr int kCount = kVectors - less;
       if (n_vectors != kCount) return;
       if constexpr (V::kMasksLoads && kBlock > 1) {
-        if (args.ragged_input) return tile<kCount, true>(args);
+        if (args.ragged_input) return tile<kCount, Source::kRaggedPlanes>(args);
       }
-      tile<kCount, false>(args);
+      tile<kCount, Source::kPlanes>(args);
     });
   }
 
  private:
-  template <int kCount, bool kMasked>
+  // Asks for the lines that a block writes in the next tile, and for what it adds there.
+  template <int kCount>
+  static PCONV_INLINE void next_outputs(const TileArgs& args, const FilterProgram* filters) {
+    for (int b = 0; b < kBlock; ++b) {
+      const ptrdiff_t plane = filters[b].out_channel * args.plane_stride;
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {
+        __builtin_prefetch(args.next_out + plane + i * V::kLanes, 0, 2);
+        if (args.residual != nullptr) {
+          __builtin_prefetch(args.residual + (args.next_out - args.out) + plane + i * V::kLanes, 0, 2);
+        }
+      });
+    }
+  }
+
+  template <int kCount, Source kSource>
   static __attribute__((noinline)) void tile(const TileArgs& args) {
-    BandPrefetch<1, kCount, 1> prefetch(args);
     const FilterProgram* const end = args.filters + args.n_filters;
     for (const FilterProgram* filters = args.filters; filters != end; filters += kBlock) {
-      for (int b = 0; b < kBlock; ++b) prefetch.next_filter(filters[b], end);
-      Taps<V, 1, kCount, kBlock, kMasked>::one_block(args, filters);
+      if constexpr (V::kPrefetch) {
+        if (args.next_out != nullptr) next_outputs<kCount>(args, filters);
+      }
+      Taps<V, 1, kCount, kBlock, kSource>::one_block(args, filters);
     }
   }
 };

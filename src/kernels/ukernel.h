@@ -40,7 +40,8 @@ struct FilterProgram {
   const float* weights;         // per kernel weight_pitch(taps) floats in tap order, kernels of all runs in a row;
                                 // taps: per step `block` floats, kWeightsBehind more readable
   const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
-                                // for kKernelsAhead kernels more. Taps: per step, to what output 0 reads
+                                // for kKernelsAhead kernels more. Taps: per step, to what output 0 reads; with
+                                // planes a plane_place()
   const Run* runs;              // taps: null
   int32_t n_runs;               // taps: steps
   int32_t out_channel;          // -1: fills up a block, nothing is stored
@@ -50,7 +51,7 @@ struct FilterProgram {
 // Kernels, or parts of them, of one channel with the same taps, 1 .. kScatterTaps of them.
 constexpr int kScatterTaps = 4;
 struct ScatterRun {
-  int32_t planes[kScatterTaps];  // that the taps read
+  int32_t places[kScatterTaps];  // plane_place() that the taps read
   int32_t n_taps;
   int32_t n_kernels;  // >= 1
 };
@@ -60,7 +61,7 @@ struct ScatterProgram {
   const ScatterRun* runs;
   int32_t n_runs;
   const float* weights;  // per kernel kScatterTaps floats, zeros behind the last tap
-  const int32_t* sums;   // per kernel: bytes from `carry` to the sums of its filter
+  const int32_t* sums;   // per kernel: floats from `carry` to the sums of its filter
 };
 
 // One tile of rows x (vectors * lanes) outputs, for a list of filters. The pattern ukernels, 3x3 with stride 1:
@@ -93,12 +94,12 @@ struct TileArgs {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  const float* next_out;   // for prefetching: as out, of the tile or of the first tile of the strip that this thread
-                           // probably runs next; null: not now
-  bool prefetch_tile;      // the tile is larger than L1: prefetch it inside the filters too
-  bool ragged_input;       // planes: of the last vector only the tile's lanes are readable
-  ptrdiff_t row_step;      // windows: floats in the tile from the inputs of an output row to those of the next
-  ptrdiff_t offset_bytes;  // taps: unit of tile_offsets; planes: bytes from one to the next
+  const float* next_out;  // for prefetching: as out, of the tile or of the first tile of the strip that this thread
+                          // probably runs next; null: not now
+  bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
+  bool ragged_input;      // planes: of the last vector only the tile's lanes are readable
+  ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
+  ptrdiff_t plane_bytes, plane_row_bytes;  // planes: from one to the next, and from one of its rows to the next
   // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here.
   const ScatterProgram* scatter;
 };
@@ -119,28 +120,38 @@ struct PackTileArgs {
   float* tile;  // [n_channels][tile_floats]
 };
 
-// A tap of an input channel as one plane: what the tap reads for each output, output after output.
+// What the taps of an input channel read that share a kernel column and a phase of rows (image rows congruent modulo
+// the stride): for each output row one row of the plane, and below the last one n_rows - 1 more. A tap reads the plane
+// from one of its first n_rows rows on.
 struct Plane {
   int32_t channel;
-  int32_t ky, kx;
+  int32_t kx;
+  int32_t row;  // of the image, that row 0 of the plane is for output row 0; may be negative
+  int32_t n_rows;
 };
 
-// Writes the planes of tiles that follow each other (im2col): what each tap reads for an image's outputs, numbered row
-// by row, zeros outside the image.
+// Where a tap reads its plane: number of the plane and row in it, in one number.
+constexpr int kPlaneRowBits = 8;
+constexpr int kMaxPlaneRows = 1 << kPlaneRowBits;
+constexpr int64_t kMaxPlanes = int64_t{1} << (31 - kPlaneRowBits);
+constexpr int32_t plane_place(int64_t plane, int64_t row) { return static_cast<int32_t>(plane * kMaxPlaneRows + row); }
+
+// Writes the planes (im2col) of tiles that follow each other: what taps read for an image's outputs, numbered row by
+// row, zeros outside the image.
 struct PackPlanesArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats
   int32_t h, w;
-  int32_t stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  int32_t stride_h, stride_w, dilation_w, pad_left;
   const Plane* planes;
   int32_t n_planes;
-  int32_t out_w, first_row, n_rows;  // of outputs; of more than two rows all are gathered whole
+  int32_t out_w, first_row, n_rows;  // of outputs, those that the tiles begin and end in included
   int32_t before, n_outputs;         // outputs of the first row that lie before the first tile; those of the tiles
-  // Scratch, aligned: [n_rows * out_w - before] and two vectors more; `before` floats ahead of it are written too.
-  float* rows;
-  const int32_t* tile_vectors;  // [n_tiles]
-  int32_t n_tiles, plane_floats;
-  float* tiles;  // [n_tiles][n_planes][plane_floats], aligned
+  // [n_planes][plane_floats]. share_rows: rows of out_w floats, those of the first output row first. Else for every row
+  // that taps read from a copy of the tiles' outputs alone, row_floats apart. A vector behind each is written too.
+  float* planes_out;
+  bool share_rows;
+  ptrdiff_t plane_floats, row_floats;
 };
 
 // A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
