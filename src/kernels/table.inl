@@ -88,6 +88,11 @@ constexpr KernelInfo depthwise_row() {
   return {"depthwise", Body::kDepthwise, 0, 1, kDepthwiseVectors, 0, 1, kAllTaps, 0, 0, nullptr, nullptr};
 }
 
+constexpr int kDwDirectVectors = 8;
+constexpr KernelInfo dwdirect_row() {
+  return {"dwdirect", Body::kDwDirect, 0, 1, kDwDirectVectors, 0, 1, kAllTaps, 0, 0, nullptr, nullptr};
+}
+
 // Only the rows of this ISA are compiled: hence V, which is always Vec.
 template <class V, int kLanes = V::kLanes>
 struct Tiles {
@@ -116,6 +121,7 @@ struct Tiles<V, 16> {
                                          planes_row<V, 6, 4>(),
                                          planes_row<V, 3, 8>(),
                                          scatter_row<V, 4>(),
+                                         dwdirect_row(),
                                          depthwise_row()};
 };
 template <class V>
@@ -143,5 +149,6 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
                              pack_planes,
                              Depthwise<Vec, kDepthwiseVectors>::compute,
+                             DwDirect<Vec, kDwDirectVectors>::function(),
                              MaxPool::compute,
                              peak};

@@ -141,9 +141,10 @@ struct PackPlanesArgs {
   float* tiles;  // [n_tiles][n_planes][plane_floats], aligned
 };
 
-// A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
+// A kept weight of a depthwise filter, and where its inputs lie: among the phases of output row 0 (kDepthwise), or,
+// with all taps numbered row by row, which it is (kDwDirect).
 struct DepthwiseTap {
-  int32_t row, shift;  // in rows of phase_floats, and floats in it
+  int32_t row, shift;  // kDepthwise: in rows of phase_floats, and floats in it; kDwDirect: the number, 0
   float weight;
 };
 
@@ -173,6 +174,42 @@ struct DepthwiseArgs {
   float clamp_min, clamp_max;
 };
 
+// How the vectors of outputs of a DwDirectTile lie, and what they read.
+enum class DirectForm {
+  kFlat,    // stride 1, rows as long as the image's: whole vectors of outputs numbered row by row, inputs alike
+  kRows,    // stride_w 1: vectors of one column block, row below row
+  kStrided  // stride_w 2: the same, each from two vectors of inputs side by side, of which every other lane is read
+};
+
+// Up to `vectors` of the ukernel vectors of outputs.
+struct DwDirectTile {
+  ptrdiff_t in;     // of vector 0: floats from a channel's start to what lane 0 reads under a tap with offset 0
+  int32_t out;      // floats from a plane's start to output 0
+  int32_t vectors;  // at least 1
+  int32_t masks;    // where in DwDirectArgs::masks: for every tap [loads of a vector][vectors of the ukernel] and then
+                    // [vectors of the ukernel] of which outputs to store
+};
+
+// Filters that read one channel each, straight from the image: lanes whose input lies outside it are masked.
+struct DwDirectArgs {
+  const float* image;        // [channels][h][w]
+  ptrdiff_t channel_stride;  // in floats
+  const DepthwiseFilter* filters;
+  int32_t n_filters;
+  const DwDirectTile* tiles;
+  int32_t n_tiles;
+  DirectForm form;
+  int32_t n_taps;                // of a kernel, kept or not
+  const ptrdiff_t* tap_offsets;  // [n_taps] floats
+  const uint16_t* masks;         // bit i: lane i
+  // From a vector of a tile to the next, in floats; kFlat: the lanes.
+  ptrdiff_t in_step, out_step;
+  float* out;              // of output channel 0
+  const float* residual;   // as out, or null
+  ptrdiff_t plane_stride;  // of both, in floats
+  float clamp_min, clamp_max;
+};
+
 // Max pooling of some planes.
 struct MaxPoolArgs {
   const float* in;  // [planes][h][w]
@@ -188,6 +225,7 @@ constexpr int kMaxPoolBehind = 2;
 using TileFn = void (*)(const TileArgs&) noexcept;
 using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
 using DepthwiseFn = void (*)(const DepthwiseArgs&) noexcept;
+using DwDirectFn = void (*)(const DwDirectArgs&) noexcept;
 using MaxPoolFn = void (*)(const MaxPoolArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
@@ -205,6 +243,7 @@ enum class Body {
   kPlanes,     // taps.inl: any geometry, tiles hold a plane for every tap
   kScatter,    // scatter.inl: the same tiles, kernels add to the sums of their filters
   kDepthwise,  // depthwise.inl: filters of one channel, no tiles
+  kDwDirect,   // dwdirect.inl: the same without padded rows, where loads can be masked
 };
 
 struct KernelInfo {
@@ -222,6 +261,7 @@ struct KernelInfo {
 
   bool pattern() const { return body == Body::kPattern || body == Body::kMap; }
   bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
+  bool depthwise() const { return body == Body::kDepthwise || body == Body::kDwDirect; }
 };
 
 // All ukernels of one ISA.
@@ -233,6 +273,7 @@ struct IsaTable {
   int n_kernels;
   PackPlanesFn pack_planes;
   DepthwiseFn depthwise;
+  DwDirectFn dwdirect;  // null: no such ukernel
   MaxPoolFn max_pool;
   PeakFn peak;
 };

@@ -136,8 +136,9 @@ struct Way {
   int block = 0;           // filters with the same kernels that run together; 0: does not matter
   bool general = false;    // a ukernel of any geometry
   bool nchw_only = false;
-  bool depthwise = false;  // takes only filters of one channel
-  int stride = 0;          // of a pattern ukernel; 0: any
+  bool depthwise = false;     // takes only filters of one channel
+  int stride = 0;             // of a pattern ukernel; 0: any
+  int64_t most_stride_w = 0;  // of others; 0: any
   int64_t step() const { return std::max(stride, 1); }
   bool any_geometry() const { return general || ukernel.empty(); }
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
@@ -179,9 +180,10 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
       if (row.isa != std::string(name)) continue;
       const std::string body = row.body;
-      const bool depthwise = body == "depthwise", planes = body == "planes" || body == "scatter" || depthwise;
+      const bool direct = body == "dwdirect", depthwise = body == "depthwise" || direct;
+      const bool planes = body == "planes" || body == "scatter" || depthwise;
       add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
-           planes || body == "taps", planes, depthwise, row.stride});
+           planes || body == "taps", planes, depthwise, row.stride, direct ? 2 : 0});
     }
   }
 }

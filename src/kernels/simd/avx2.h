@@ -51,6 +51,7 @@ struct Vec {
     return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
   }
+  static constexpr bool kMasksLoads = false;
   // v with one lane zero, unless `lane` lies outside.
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
     return _mm256_andnot_ps(_mm256_castsi256_ps(lanes(lane, lane + 1)), v);

@@ -54,6 +54,13 @@ struct Vec {
     end = end < kLanes ? end : kLanes;
     return end <= begin ? 0 : static_cast<Lanes>((0xffffu >> (kLanes - (end - begin))) << begin);
   }
+  // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl).
+  static constexpr bool kMasksLoads = true;
+  static PCONV_INLINE Lanes lanes_of(uint16_t bits) { return bits; }
+  // sum + a * b in these lanes, elsewhere sum.
+  static PCONV_INLINE Reg fma_lanes(Reg a, Reg b, Reg sum, Lanes lanes) {
+    return _mm512_mask3_fmadd_ps(a, b, sum, lanes);
+  }
   // v with one lane zero, unless `lane` lies outside.
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
     return _mm512_maskz_mov_ps(static_cast<Lanes>(~lanes(lane, lane + 1)), v);
