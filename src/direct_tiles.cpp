@@ -1,6 +1,7 @@
 #include "direct_tiles.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 namespace pconv {
@@ -22,6 +23,7 @@ class Cutter {
          int64_t vectors)
       : conv_(conv), h_(h), w_(w), out_h_(out_h), out_w_(out_w), lanes_(lanes), vectors_(vectors) {
     const bool flat = conv.stride_h == 1 && conv.stride_w == 1 && out_w == w;
+    paired_ = conv.stride_w == 2 && 2 * out_w <= lanes;
     cut_.form = conv.stride_w == 2 ? DirectForm::kStrided : flat ? DirectForm::kFlat : DirectForm::kRows;
   }
 
@@ -32,6 +34,7 @@ class Cutter {
       }
     }
     cut_.form == DirectForm::kFlat ? cut_flat() : cut_rows();
+    if (cut_.form == DirectForm::kStrided) pick();
     const auto n_tiles = static_cast<int64_t>(cut_.tiles.size());
     cut_.strip_tiles = div_up(n_tiles, div_up(n_tiles, kStripTiles));
     return std::move(cut_);
@@ -58,21 +61,41 @@ class Cutter {
     }
   }
 
-  // Column blocks of the rows that belong to a tile.
+  // Column blocks of the rows, or pairs of rows, that belong to a tile.
   void cut_rows() {
-    cut_.in_step = conv_.stride_h * w_;
-    cut_.out_step = out_w_;
-    cut_.n_vectors = out_h_ * div_up(out_w_, lanes_);
-    const int64_t n = div_up(out_h_, vectors_);
+    const int64_t rows = paired_ ? 2 : 1, vector_rows = div_up(out_h_, rows), n = div_up(vector_rows, vectors_);
+    cut_.in_step = rows * conv_.stride_h * w_;
+    cut_.out_step = rows * out_w_;
+    cut_.n_vectors = vector_rows * div_up(out_w_, lanes_);
     std::vector<Place> places;
     for (int64_t t = 0; t < n; ++t) {
       for (int64_t x = 0; x < out_w_; x += lanes_) {
         places.clear();
-        for (int64_t y = t * out_h_ / n; y < (t + 1) * out_h_ / n; ++y) {
-          places.push_back({y, x, std::min(lanes_, out_w_ - x)});
+        for (int64_t i = t * vector_rows / n; i < (t + 1) * vector_rows / n; ++i) {
+          const int64_t y = i * rows, columns = std::min(rows, out_h_ - y) * out_w_ - x;
+          places.push_back({y, x, std::min(lanes_, columns)});
         }
         append(places);
       }
+    }
+  }
+
+  // Output lane i of a vector is lane read(i) of its two vectors of inputs.
+  int64_t read(int64_t lane) const {
+    if (cut_.form != DirectForm::kStrided) return lane;
+    return paired_ ? lane / out_w_ * lanes_ + lane % out_w_ * 2 : lane * 2;
+  }
+
+  void pick() {
+    cut_.high_step = paired_ ? conv_.stride_h * w_ : lanes_;
+    for (int64_t lane = 0; lane < lanes_; ++lane) {
+      cut_.picked.push_back(static_cast<int32_t>(std::min(read(lane), 2 * lanes_ - 1)));
+    }
+    const auto [lowest, highest] = std::minmax_element(cut_.tap_offsets.begin(), cut_.tap_offsets.end());
+    cut_.before = std::max<ptrdiff_t>(0, -*lowest);
+    for (const DwDirectTile& t : cut_.tiles) {
+      const ptrdiff_t end = t.in + (t.vectors - 1) * cut_.in_step + *highest + cut_.high_step + lanes_;
+      cut_.behind = std::max(cut_.behind, end - h_ * w_);
     }
   }
 
@@ -86,15 +109,16 @@ class Cutter {
     cut_.tiles.push_back(tile);
   }
 
-  // Tiles that read only rows of the image differ by their first column alone, if they have all of their vectors.
+  // Tiles that read only rows of the image differ by their first column alone, if they have all of their outputs.
   int32_t masks(const std::vector<Place>& places) {
     const Place &first = places.front(), &last = places.back();
     const int64_t last_y = last.y + (last.x + last.columns - 1) / out_w_;
     const bool inside =
         first.y * conv_.stride_h >= conv_.pad_top && last_y * conv_.stride_h + down(conv_.kernel_h - 1) < h_;
     const auto fresh = static_cast<int32_t>(cut_.masks.size());
-    if (inside && (last.columns == lanes_ || cut_.form != DirectForm::kFlat)) {
-      const auto [found, added] = alike_.try_emplace({first.x, static_cast<int64_t>(places.size())}, fresh);
+    if (inside && first.columns == last.columns) {
+      const auto [found, added] = alike_.try_emplace(
+          std::array<int64_t, 3>{first.x, first.columns, static_cast<int64_t>(places.size())}, fresh);
       if (!added) return found->second;
     }
     write_masks(places);
@@ -102,25 +126,27 @@ class Cutter {
   }
 
   void write_masks(const std::vector<Place>& places) {
-    const int64_t n_taps = conv_.kernel_h * conv_.kernel_w, loads = cut_.form == DirectForm::kStrided ? 2 : 1;
-    const auto tap_masks = static_cast<size_t>(loads * vectors_);
-    const size_t begin = cut_.masks.size();
-    cut_.masks.resize(begin + static_cast<size_t>(n_taps) * tap_masks + static_cast<size_t>(vectors_), 0);
+    const auto n_taps = static_cast<size_t>(conv_.kernel_h * conv_.kernel_w), row = static_cast<size_t>(vectors_);
+    const size_t begin = cut_.masks.size(), tap_masks = direct_masks(cut_.form) * row;
+    cut_.masks.resize(begin + n_taps * tap_masks + row, 0);
     for (size_t v = 0; v < places.size(); ++v) {
       for (int64_t lane = 0; lane < places[v].columns; ++lane) {
-        const int64_t y = places[v].y + (places[v].x + lane) / out_w_, x = (places[v].x + lane) % out_w_;
-        uint16_t* const of_lane = &cut_.masks[begin + v];
-        set(of_lane + static_cast<size_t>(n_taps) * tap_masks, lane);
-        const int64_t read = lane * (cut_.form == DirectForm::kStrided ? 2 : 1);  // lane of the loads
-        uint16_t* const of_read = of_lane + (read / lanes_) * vectors_;
-        for (int64_t tap = 0; tap < n_taps; ++tap) {
-          const int64_t iy = y * conv_.stride_h + down(tap / conv_.kernel_w);
-          const int64_t ix = x * conv_.stride_w + right(tap % conv_.kernel_w);
-          if (iy >= 0 && iy < h_ && ix >= 0 && ix < w_)
-            set(of_read + static_cast<size_t>(tap) * tap_masks, read % lanes_);
+        const int64_t x = places[v].x + lane, half = read(lane) / lanes_;
+        uint16_t* mask = &cut_.masks[begin + v];
+        for (size_t tap = 0; tap < n_taps; ++tap, mask += tap_masks) {
+          if (!reads_image(places[v].y + x / out_w_, x % out_w_, static_cast<int64_t>(tap))) continue;
+          set(mask, lane);
+          if (cut_.form == DirectForm::kStrided) set(mask + (1 + half) * vectors_, read(lane) % lanes_);
         }
+        set(mask, lane);
       }
     }
+  }
+
+  bool reads_image(int64_t y, int64_t x, int64_t tap) const {
+    const int64_t iy = y * conv_.stride_h + down(tap / conv_.kernel_w);
+    const int64_t ix = x * conv_.stride_w + right(tap % conv_.kernel_w);
+    return iy >= 0 && iy < h_ && ix >= 0 && ix < w_;
   }
 
   static void set(uint16_t* mask, int64_t lane) { *mask = static_cast<uint16_t>(*mask | 1u << lane); }
@@ -128,7 +154,8 @@ class Cutter {
   const pconv_conv_desc& conv_;
   const int64_t h_, w_, out_h_, out_w_, lanes_, vectors_;
   DirectTiles cut_ = {};
-  std::map<std::pair<int64_t, int64_t>, int32_t> alike_;  // first column and vectors of a tile -> its masks
+  bool paired_;                                      // a vector holds two rows
+  std::map<std::array<int64_t, 3>, int32_t> alike_;  // first column, outputs and number of a tile's vectors -> masks
 };
 
 }  // namespace
@@ -139,7 +166,7 @@ int64_t DirectTiles::bytes() const {
 }
 
 bool direct_takes(const pconv_conv_desc& conv, int64_t h, int64_t w, int64_t out_h, int64_t out_w) {
-  return conv.stride_w <= 2 && (checked(conv.kernel_h) * checked(conv.kernel_w)).at_most(kMostTaps) &&
+  return (checked(conv.kernel_h) * checked(conv.kernel_w)).at_most(kMostTaps) &&
          (checked(h) * checked(w)).at_most(kMostPixels) && (checked(out_h) * checked(out_w)).at_most(kMostPixels);
 }
 

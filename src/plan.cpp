@@ -94,7 +94,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
       return plan.layout == PCONV_NCHW && c.in_channels == c.groups &&
              phase_bytes(c, plan.out_w, 1, u.isa->table->lanes).at_most(kMaxTileBytes);
     case Body::kDwDirect:
-      return plan.layout == PCONV_NCHW && c.in_channels == c.groups &&
+      return plan.layout == PCONV_NCHW && c.in_channels == c.groups && c.stride_w <= u.isa->table->dwdirect_stride_w &&
              direct_takes(c, plan.h, plan.w, plan.out_h, plan.out_w);
     case Body::kPlanes:
     case Body::kScatter:

@@ -24,6 +24,12 @@ void run_strip(const Task& task) {
   args.tap_offsets = direct.tap_offsets.data();
   args.masks = direct.masks.data();
   args.in_step = direct.in_step, args.out_step = direct.out_step;
+  args.high_step = direct.high_step;
+  args.picked = direct.picked.data();
+  args.tile_floats = args.channel_stride / static_cast<int64_t>(direct.tiles.size());
+  args.whole_begin = task.args.x + direct.before;
+  args.whole_end =
+      task.args.x + p.n * p.conv.in_channels * args.channel_stride - args.channel_stride - direct.behind + 1;
   args.plane_stride = p.out_h * p.out_w;
   const ptrdiff_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
   args.out = task.args.y + first_plane;

@@ -130,7 +130,7 @@ struct Tiles<V, 8> {
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
                                          planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
-                                         depthwise_row()};
+                                         dwdirect_row(),           depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 1> {
@@ -150,5 +150,6 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              pack_planes,
                              Depthwise<Vec, kDepthwiseVectors>::compute,
                              DwDirect<Vec, kDwDirectVectors>::function(),
+                             Vec::kPicksLanes ? 2 : 1,
                              MaxPool::compute,
                              peak};

@@ -178,15 +178,18 @@ struct DepthwiseArgs {
 enum class DirectForm {
   kFlat,    // stride 1, rows as long as the image's: whole vectors of outputs numbered row by row, inputs alike
   kRows,    // stride_w 1: vectors of one column block, row below row
-  kStrided  // stride_w 2: the same, each from two vectors of inputs side by side, of which every other lane is read
+  kStrided  // stride_w 2: the same, or rows of two short rows each; every other lane of two vectors of inputs is read
 };
+// Masks of a tap and a vector: lanes to sum; kStrided: those, lanes to read of the first vector of inputs, of the
+// second.
+constexpr int direct_masks(DirectForm form) { return form == DirectForm::kStrided ? 3 : 1; }
 
 // Up to `vectors` of the ukernel vectors of outputs.
 struct DwDirectTile {
   ptrdiff_t in;     // of vector 0: floats from a channel's start to what lane 0 reads under a tap with offset 0
   int32_t out;      // floats from a plane's start to output 0
   int32_t vectors;  // at least 1
-  int32_t masks;    // where in DwDirectArgs::masks: for every tap [loads of a vector][vectors of the ukernel] and then
+  int32_t masks;    // where in DwDirectArgs::masks: for every tap [direct_masks][vectors of the ukernel], and then
                     // [vectors of the ukernel] of which outputs to store
 };
 
@@ -204,6 +207,12 @@ struct DwDirectArgs {
   const uint16_t* masks;         // bit i: lane i
   // From a vector of a tile to the next, in floats; kFlat: the lanes.
   ptrdiff_t in_step, out_step;
+  // kStrided: from a vector's first inputs to its second ones, in floats; which lanes of the two are read.
+  ptrdiff_t high_step;
+  const int32_t* picked;  // [lanes]
+  ptrdiff_t tile_floats;  // of the image that a tile comes to, about: for prefetching
+  // kStrided: filters whose channels lie within may read whole vectors.
+  const float *whole_begin, *whole_end;
   float* out;              // of output channel 0
   const float* residual;   // as out, or null
   ptrdiff_t plane_stride;  // of both, in floats
@@ -273,7 +282,8 @@ struct IsaTable {
   int n_kernels;
   PackPlanesFn pack_planes;
   DepthwiseFn depthwise;
-  DwDirectFn dwdirect;  // null: no such ukernel
+  DwDirectFn dwdirect;    // null: no such ukernel
+  int dwdirect_stride_w;  // that it takes at most
   MaxPoolFn max_pool;
   PeakFn peak;
 };

@@ -143,7 +143,9 @@ struct Way {
   bool any_geometry() const { return general || ukernel.empty(); }
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
   pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
-  std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
+  std::string id() const {
+    return (ukernel.empty() ? "default_" + isa : ukernel) + (depthwise && stride > 1 ? "_strided" : "");
+  }
   int cells() const { return vectors * lanes; }
   bool fits(int64_t h, int64_t w) const { return !whole_map || (w + 2 <= lanes && h * (w + 1) <= cells()); }
   // A target of this way: h x w, or the largest map of several rows that it takes.
@@ -182,8 +184,16 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
       const std::string body = row.body;
       const bool direct = body == "dwdirect", depthwise = body == "depthwise" || direct;
       const bool planes = body == "planes" || body == "scatter" || depthwise;
-      add({name, row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps), row.block,
-           planes || body == "taps", planes, depthwise, row.stride, direct ? 2 : 0});
+      Way way = {name,     row.name, row.rows, row.vectors, row.lanes, body == "map3x3", static_cast<int>(row.taps),
+                 row.block};
+      way.general = planes || body == "taps";
+      way.nchw_only = planes;
+      way.depthwise = depthwise;
+      way.stride = row.stride;
+      if (direct) way.most_stride_w = row.lanes == 16 ? 2 : 1;
+      add(way);
+      way.stride = 2;  // for tests that draw no stride themselves
+      if (depthwise && way.most_stride_w != 1) add(way);
     }
   }
 }

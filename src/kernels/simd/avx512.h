@@ -75,7 +75,8 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<1>(above, v); }
   static PCONV_INLINE float first(Reg v) { return _mm512_cvtss_f32(v); }
 
-  // Whole maps in a few vectors (map3x3.inl).
+  // Whole maps in a few vectors (map3x3.inl), every other input (dwdirect.inl).
+  static constexpr bool kPicksLanes = true;
   static PCONV_INLINE Reg expand_load(const float* p, Lanes lanes) { return _mm512_maskz_expandloadu_ps(lanes, p); }
   static PCONV_INLINE Reg compress(Reg v, Lanes lanes) { return _mm512_maskz_compress_ps(lanes, v); }
   // Lane i of permute(low, lane_index(n), high) is lane n + i of the two side by side; 0 <= n <= kLanes.
@@ -83,6 +84,7 @@ struct Vec {
     return _mm512_add_epi32(_mm512_set1_epi32(n),
                             _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
   }
+  static PCONV_INLINE __m512i load_index(const int32_t* p) { return _mm512_loadu_si512(p); }
   static PCONV_INLINE Reg permute(Reg low, __m512i index, Reg high) { return _mm512_permutex2var_ps(low, index, high); }
 
   // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
