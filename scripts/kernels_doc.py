@@ -83,6 +83,11 @@ BODIES = {
         "depthwise.inl",
         "filters of one channel each, any geometry, NCHW: padded rows in L1 instead of tiles",
     ),
+    "kDwDirect": (
+        "dwdirect.inl",
+        "the same straight from the image, by loads whose lanes outside it are masked; steps of one column, and of two"
+        " where lanes of two vectors can be picked; not the largest maps and kernels",
+    ),
 }
 
 
@@ -195,8 +200,8 @@ def ukernel(row: Row, isa: Isa, arguments: list[str]) -> Ukernel:
     elif row.body == "kScatter":
         rows, vectors = 1, int(arguments[0])
         sums, inputs, carry = vectors, vectors * isa.lanes, vectors * isa.lanes
-    elif row.body == "kDepthwise":
-        rows, vectors = 1, constant("kDepthwiseVectors", "src/kernels/table.inl")
+    elif row.body in ("kDepthwise", "kDwDirect"):
+        rows, vectors = 1, constant(f"{row.body}Vectors", "src/kernels/table.inl")
         sums = vectors
     else:
         sys.exit(f"kernels_doc.py: does not know {row.body}: tell it what the body does and how its rows read")

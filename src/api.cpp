@@ -194,7 +194,7 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
            plan->prepacked->n_taps - plan->nnz,
            plan->isa->name,
            plan->ukernel->name,
-           plan->prepacked->bytes(),
+           plan->prepacked->bytes() + plan->direct.bytes(),
            pconv::scratch_bytes(*plan)};
   return PCONV_OK;
 }

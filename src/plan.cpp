@@ -93,6 +93,9 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
     case Body::kDepthwise:
       return plan.layout == PCONV_NCHW && c.in_channels == c.groups &&
              phase_bytes(c, plan.out_w, 1, u.isa->table->lanes).at_most(kMaxTileBytes);
+    case Body::kDwDirect:
+      return plan.layout == PCONV_NCHW && c.in_channels == c.groups && c.stride_w <= u.isa->table->dwdirect_stride_w &&
+             direct_takes(c, plan.h, plan.w, plan.out_h, plan.out_w);
     case Body::kPlanes:
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
@@ -209,6 +212,7 @@ Choice cut_depthwise(const pconv_plan& plan, const Ukernel& u) {
 Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
   if (u.info->planes()) return choose_flat(plan, u, work);
   if (u.info->body == Body::kDepthwise) return cut_depthwise(plan, u);
+  if (u.info->body == Body::kDwDirect) return {&u, cut_evenly(plan.out_w, plan.out_w), {}, 0.0};
   const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
   if (u.info->body == Body::kWindow) {
     const Columns columns = cut_evenly(plan.out_w, width);
@@ -227,15 +231,15 @@ Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& wo
   return best;
 }
 
-// Of the plan's ISA. Pattern ukernels go first: where one takes the layer, no general one but depthwise is asked. No
-// ukernel: null.
+// Of the plan's ISA. Pattern ukernels go first: where one takes the layer, no general one but depthwise is asked. Of
+// the depthwise ones the first in the table is taken. No ukernel: null.
 Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const FilterWork& work) {
   const Registry& r = registry();
   Choice best = {};
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    if (!u.info->pattern() && u.info->body != Body::kDepthwise && is_pattern_layer(plan.conv, 1)) continue;
+    if (!u.info->pattern() && !u.info->depthwise() && is_pattern_layer(plan.conv, 1)) continue;
     const Choice choice = choose_cut(plan, u, work);
     if (best.ukernel == nullptr || choice.work < best.work) best = choice;
   }
@@ -301,6 +305,9 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   p.ukernel = choice.ukernel;
   p.columns = choice.columns;
   p.flat = choice.flat;
+  if (p.ukernel->info->body == Body::kDwDirect) {
+    p.direct = cut_direct(p.conv, p.h, p.w, p.out_h, p.out_w, p.isa->table->lanes, p.ukernel->info->vectors);
+  }
   if (scratch_bytes(p) < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }

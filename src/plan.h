@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "checked.h"
+#include "direct_tiles.h"
 #include "dispatch.h"
 #include "flat_tiles.h"
 #include "layer.h"
@@ -43,14 +44,16 @@ struct pconv_plan {
   pconv_layout layout;
   const pconv::Isa* isa;
   const pconv::Ukernel* ukernel;
-  pconv::Columns columns;  // of ukernels that read windows
-  pconv::FlatTiles flat;   // of those that read planes
+  pconv::Columns columns;     // of ukernels that read windows
+  pconv::FlatTiles flat;      // of those that read planes
+  pconv::DirectTiles direct;  // of kDwDirect
   pconv::ChannelPlanes channel_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
   int64_t n_strips() const {
+    if (ukernel->info->body == pconv::Body::kDwDirect) return direct.n_strips();
     return ukernel->info->planes() ? flat.n_strips() : pconv::div_up(bands_in(out_h), columns.strip_bands);
   }
   // Input rows that `rows` output rows read.
@@ -61,6 +64,7 @@ struct pconv_plan {
   int64_t n_lanes() const {
     if (ukernel->info->planes()) return flat.n_vectors() * flat.lanes;
     const int64_t lanes = isa->table->lanes;
+    if (ukernel->info->body == pconv::Body::kDwDirect) return direct.n_vectors * lanes;
     if (ukernel->info->body == pconv::Body::kDepthwise) return out_h * pconv::div_up(out_w, lanes) * lanes;
     return columns.n_tiles_of_image(bands_in(out_h)) * ukernel->info->rows * ukernel->info->vectors * isa->table->lanes;
   }

@@ -307,6 +307,7 @@ class DepthwiseForm : TapForm {
 
  private:
   void append_tap(const Tap& tap) {
+    if (info_.body == Body::kDwDirect) return out_->depthwise_taps.push_back({tap.tap, 0, tap.weight});
     const int64_t ky = tap.tap / conv_.kernel_w, column = tap.tap % conv_.kernel_w * conv_.dilation_w;
     out_->depthwise_taps.push_back(
         {static_cast<int32_t>(ky * conv_.dilation_h * conv_.stride_w + column % conv_.stride_w),
@@ -360,7 +361,7 @@ bool block_fits(const pconv_packed& packed, int64_t block) {
 
 std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel) {
   if (ukernel.info->body == Body::kScatter) return ScatterForm(packed.view, ukernel).build();
-  if (ukernel.info->body == Body::kDepthwise) return DepthwiseForm(packed.view, ukernel).build();
+  if (ukernel.info->depthwise()) return DepthwiseForm(packed.view, ukernel).build();
   return TapStream(packed.view, ukernel).build();
 }
 

@@ -26,9 +26,11 @@ struct Runner {
 extern const Runner kWindowRunner;     // run_windows.cpp: pattern ukernels and windows
 extern const Runner kPlanesRunner;     // run_planes.cpp
 extern const Runner kDepthwiseRunner;  // run_depthwise.cpp
+extern const Runner kDwDirectRunner;   // run_dwdirect.cpp
 
 inline const Runner& runner_of(const KernelInfo& kernel) {
   if (kernel.planes()) return kPlanesRunner;
+  if (kernel.body == Body::kDwDirect) return kDwDirectRunner;
   return kernel.body == Body::kDepthwise ? kDepthwiseRunner : kWindowRunner;
 }
 

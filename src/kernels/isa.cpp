@@ -26,6 +26,7 @@ namespace {
 #include "kernels/pack_planes.inl"
 #include "kernels/scatter.inl"
 #include "kernels/depthwise.inl"
+#include "kernels/dwdirect.inl"
 #include "kernels/max_pool.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"

@@ -95,6 +95,11 @@ constexpr KernelInfo depthwise_row() {
   return {"depthwise", Body::kDepthwise, 0, 1, kDepthwiseVectors, 0, 1, kAllTaps, 0, 0, nullptr, nullptr};
 }
 
+constexpr int kDwDirectVectors = 8;
+constexpr KernelInfo dwdirect_row() {
+  return {"dwdirect", Body::kDwDirect, 0, 1, kDwDirectVectors, 0, 1, kAllTaps, 0, 0, nullptr, nullptr};
+}
+
 // Only the rows of this ISA are compiled: hence V, which is always Vec.
 template <class V, int kLanes = V::kLanes>
 struct Tiles {
@@ -124,6 +129,7 @@ struct Tiles<V, 16> {
                                          planes_row<V, 6, 4>(),
                                          planes_row<V, 3, 8>(),
                                          scatter_row<V, 4>(),
+                                         dwdirect_row(),
                                          depthwise_row()};
 };
 template <class V>
@@ -132,7 +138,7 @@ struct Tiles<V, 8> {
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
                                          planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
-                                         depthwise_row()};
+                                         dwdirect_row(),           depthwise_row()};
 };
 template <class V>
 struct Tiles<V, 1> {
@@ -142,9 +148,17 @@ struct Tiles<V, 1> {
                                          conv3x3s2_row<V, 2, 2>(), depthwise_row()};
 };
 
-constexpr IsaTable kTable = {Vec::kLanes,       Vec::kLoadCostL1,
-                             Vec::kLoadCostL2,  Vec::kKernelCost,
-                             Vec::kRunCost,     Vec::kMasksLoads,
-                             Tiles<Vec>::kRows, static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
-                             pack_planes,       Depthwise<Vec, kDepthwiseVectors>::compute,
-                             MaxPool::compute,  peak};
+constexpr IsaTable kTable = {Vec::kLanes,
+                             Vec::kLoadCostL1,
+                             Vec::kLoadCostL2,
+                             Vec::kKernelCost,
+                             Vec::kRunCost,
+                             Vec::kMasksLoads,
+                             Tiles<Vec>::kRows,
+                             static_cast<int>(sizeof(Tiles<Vec>::kRows) / sizeof(KernelInfo)),
+                             pack_planes,
+                             Depthwise<Vec, kDepthwiseVectors>::compute,
+                             DwDirect<Vec, kDwDirectVectors>::function(),
+                             Vec::kPicksLanes ? 2 : 1,
+                             MaxPool::compute,
+                             peak};

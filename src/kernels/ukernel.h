@@ -154,9 +154,10 @@ struct PackPlanesArgs {
   ptrdiff_t plane_floats, row_floats;
 };
 
-// A kept weight of a depthwise filter, and where its inputs lie among the phases of output row 0.
+// A kept weight of a depthwise filter, and where its inputs lie: among the phases of output row 0 (kDepthwise), or,
+// with all taps numbered row by row, which it is (kDwDirect).
 struct DepthwiseTap {
-  int32_t row, shift;  // in rows of phase_floats, and floats in it
+  int32_t row, shift;  // kDepthwise: in rows of phase_floats, and floats in it; kDwDirect: the number, 0
   float weight;
 };
 
@@ -186,6 +187,51 @@ struct DepthwiseArgs {
   float clamp_min, clamp_max;
 };
 
+// How the vectors of outputs of a DwDirectTile lie, and what they read.
+enum class DirectForm {
+  kFlat,    // stride 1, rows as long as the image's: whole vectors of outputs numbered row by row, inputs alike
+  kRows,    // stride_w 1: vectors of one column block, row below row
+  kStrided  // stride_w 2: the same, or rows of two short rows each; every other lane of two vectors of inputs is read
+};
+// Masks of a tap and a vector: lanes to sum; kStrided: those, lanes to read of the first vector of inputs, of the
+// second.
+constexpr int direct_masks(DirectForm form) { return form == DirectForm::kStrided ? 3 : 1; }
+
+// Up to `vectors` of the ukernel vectors of outputs.
+struct DwDirectTile {
+  ptrdiff_t in;     // of vector 0: floats from a channel's start to what lane 0 reads under a tap with offset 0
+  int32_t out;      // floats from a plane's start to output 0
+  int32_t vectors;  // at least 1
+  int32_t masks;    // where in DwDirectArgs::masks: for every tap [direct_masks][vectors of the ukernel], and then
+                    // [vectors of the ukernel] of which outputs to store
+};
+
+// Filters that read one channel each, straight from the image: lanes whose input lies outside it are masked.
+struct DwDirectArgs {
+  const float* image;        // [channels][h][w]
+  ptrdiff_t channel_stride;  // in floats
+  const DepthwiseFilter* filters;
+  int32_t n_filters;
+  const DwDirectTile* tiles;
+  int32_t n_tiles;
+  DirectForm form;
+  int32_t n_taps;                // of a kernel, kept or not
+  const ptrdiff_t* tap_offsets;  // [n_taps] floats
+  const uint16_t* masks;         // bit i: lane i
+  // From a vector of a tile to the next, in floats; kFlat: the lanes.
+  ptrdiff_t in_step, out_step;
+  // kStrided: from a vector's first inputs to its second ones, in floats; which lanes of the two are read.
+  ptrdiff_t high_step;
+  const int32_t* picked;  // [lanes]
+  ptrdiff_t tile_floats;  // of the image that a tile comes to, about: for prefetching
+  // kStrided: filters whose channels lie within may read whole vectors.
+  const float *whole_begin, *whole_end;
+  float* out;              // of output channel 0
+  const float* residual;   // as out, or null
+  ptrdiff_t plane_stride;  // of both, in floats
+  float clamp_min, clamp_max;
+};
+
 // Max pooling of some planes.
 struct MaxPoolArgs {
   const float* in;  // [planes][h][w]
@@ -201,6 +247,7 @@ constexpr int kMaxPoolBehind = 2;
 using TileFn = void (*)(const TileArgs&) noexcept;
 using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
 using DepthwiseFn = void (*)(const DepthwiseArgs&) noexcept;
+using DwDirectFn = void (*)(const DwDirectArgs&) noexcept;
 using MaxPoolFn = void (*)(const MaxPoolArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
@@ -219,6 +266,7 @@ enum class Body {
   kPlanes,     // taps.inl: any geometry, tiles hold a plane for every tap
   kScatter,    // scatter.inl: the same tiles, kernels add to the sums of their filters
   kDepthwise,  // depthwise.inl: filters of one channel, no tiles
+  kDwDirect,   // dwdirect.inl: the same without padded rows, where loads can be masked
 };
 
 struct KernelInfo {
@@ -237,6 +285,7 @@ struct KernelInfo {
   bool whole_map() const { return body == Body::kMap || body == Body::kTinyMap; }
   bool pattern() const { return body == Body::kPattern || whole_map(); }
   bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
+  bool depthwise() const { return body == Body::kDepthwise || body == Body::kDwDirect; }
 };
 
 // All ukernels of one ISA.
@@ -249,6 +298,8 @@ struct IsaTable {
   int n_kernels;
   PackPlanesFn pack_planes;
   DepthwiseFn depthwise;
+  DwDirectFn dwdirect;    // null: no such ukernel
+  int dwdirect_stride_w;  // that it takes at most
   MaxPoolFn max_pool;
   PeakFn peak;
 };

@@ -241,6 +241,7 @@ inline Case make_case(int index, bool exact, const Way& way) {
   c.target.layout = way.layout(c.target.layout);
   const bool general = way.any_geometry() && (way.general || rng.chance(0.5));
   if (general) draw_geometry(rng, c.layer.conv);
+  if (way.most_stride_w > 0) c.layer.conv.stride_w = std::min(c.layer.conv.stride_w, way.most_stride_w);
   if (way.stride > 0) c.layer.conv.stride_h = c.layer.conv.stride_w = way.stride;
   draw_padding(rng, c.target, c.layer.conv);
   if (way.map_pixels > 0) draw_whole_map(rng, way, c.layer.conv, c.target);

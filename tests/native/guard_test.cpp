@@ -112,13 +112,13 @@ void check_maps_between_guards(const Way& way) {
 // Widths 1 .. 2 tiles + 1 and heights around the tile's rows.
 void check_all_guards(const Way& way) {
   if (way.map_pixels > 0) return check_maps_between_guards(way);
-  const int tile = way.vectors * way.lanes;
+  const int tile = way.vectors * way.lanes, rows = way.depthwise ? way.vectors : way.rows;
   for (int w = 1; w <= 2 * tile + 1; ++w) {
     for (const pconv_layout wanted : {PCONV_NCHW, PCONV_NHWC}) {
       const pconv_layout layout = way.layout(wanted);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
         const int64_t pad = w % 3 == 0 && w > 2 ? 0 : w % 3;
-        const int64_t h = std::max<int64_t>(w * 5 % (2 * way.rows + 3) + 1, 3 - 2 * pad);
+        const int64_t h = std::max<int64_t>(w * 5 % (2 * rows + 3) + 1, 3 - 2 * pad);
         check_between_guards(way, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, pad);
       }
     }

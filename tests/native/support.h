@@ -136,13 +136,16 @@ struct Way {
   int block = 0;         // filters with the same kernels that run together; 0: does not matter
   bool general = false;  // a ukernel of any geometry
   bool nchw_only = false;
-  bool depthwise = false;  // takes only filters of one channel
-  int stride = 0;          // of a pattern ukernel; 0: any
+  bool depthwise = false;     // takes only filters of one channel
+  int stride = 0;             // of a pattern ukernel; 0: any
+  int64_t most_stride_w = 0;  // of others; 0: any
   int64_t step() const { return std::max(stride, 1); }
   bool any_geometry() const { return general || ukernel.empty(); }
   bool all_kernels() const { return block > 1; }  // takes layers that keep every kernel, or whole blocks of them
   pconv_layout layout(pconv_layout wanted) const { return nchw_only ? PCONV_NCHW : wanted; }
-  std::string id() const { return ukernel.empty() ? "default_" + isa : ukernel; }
+  std::string id() const {
+    return (ukernel.empty() ? "default_" + isa : ukernel) + (depthwise && stride > 1 ? "_strided" : "");
+  }
   bool fits(int64_t h, int64_t w) const { return map_pixels == 0 || (w < lanes && h * w <= map_pixels); }
   // A target of this way: h x w, or the largest map of several rows that it takes.
   Target target(int64_t n, int64_t h, int64_t w, pconv_layout layout) const {
@@ -178,10 +181,18 @@ inline void for_each_way(const std::string& prefix, const std::function<void(con
     for (int i = 0; pconv_list_ukernel(i, &row); ++i) {
       if (row.isa != std::string(name)) continue;
       const std::string body = row.body;
-      const bool depthwise = body == "depthwise", planes = body == "planes" || body == "scatter" || depthwise;
       const int pixels = body == "map3x3" ? row.vectors * row.lanes : body == "tiny3x3" ? row.lanes / 4 : 0;
-      add({name, row.name, row.rows, row.vectors, row.lanes, pixels, static_cast<int>(row.taps), row.block,
-           planes || body == "taps", planes, depthwise, row.stride});
+      const bool direct = body == "dwdirect", depthwise = body == "depthwise" || direct;
+      const bool planes = body == "planes" || body == "scatter" || depthwise;
+      Way way = {name, row.name, row.rows, row.vectors, row.lanes, pixels, static_cast<int>(row.taps), row.block};
+      way.general = planes || body == "taps";
+      way.nchw_only = planes;
+      way.depthwise = depthwise;
+      way.stride = row.stride;
+      if (direct) way.most_stride_w = row.lanes == 16 ? 2 : 1;
+      add(way);
+      way.stride = 2;  // for tests that draw no stride themselves
+      if (depthwise && way.most_stride_w != 1) add(way);
     }
   }
 }

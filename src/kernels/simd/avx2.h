@@ -52,6 +52,12 @@ struct Vec {
     return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
   }
+  // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl).
+  static constexpr bool kMasksLoads = true;
+  static PCONV_INLINE Lanes lanes_of(uint16_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi16(static_cast<int16_t>(bits)), bit), bit);
+  }
   // v with one lane zero, unless `lane` lies outside.
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
     return _mm256_andnot_ps(_mm256_castsi256_ps(lanes(lane, lane + 1)), v);
@@ -66,6 +72,7 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<4>(_mm256_permute2f128_ps(v, above, 0x21), v); }
   static PCONV_INLINE float first(Reg v) { return _mm256_cvtss_f32(v); }
 
+  static constexpr bool kPicksLanes = false;  // of two vectors, by index
   // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
   static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
     const __m256 evens = _mm256_shuffle_ps(low, high, 0x88), odds = _mm256_shuffle_ps(low, high, 0xdd);

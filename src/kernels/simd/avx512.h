@@ -55,6 +55,13 @@ struct Vec {
     end = end < kLanes ? end : kLanes;
     return end <= begin ? 0 : static_cast<Lanes>((0xffffu >> (kLanes - (end - begin))) << begin);
   }
+  // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl).
+  static constexpr bool kMasksLoads = true;
+  static PCONV_INLINE Lanes lanes_of(uint16_t bits) { return bits; }
+  // sum + a * b in these lanes, elsewhere sum.
+  static PCONV_INLINE Reg fma_lanes(Reg a, Reg b, Reg sum, Lanes lanes) {
+    return _mm512_mask3_fmadd_ps(a, b, sum, lanes);
+  }
   // v with one lane zero, unless `lane` lies outside.
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
     return _mm512_maskz_mov_ps(static_cast<Lanes>(~lanes(lane, lane + 1)), v);
@@ -69,7 +76,8 @@ struct Vec {
   static PCONV_INLINE Reg shift_down(Reg v, Reg above) { return align<1>(above, v); }
   static PCONV_INLINE float first(Reg v) { return _mm512_cvtss_f32(v); }
 
-  // Whole maps in a few vectors (map3x3.inl, tiny3x3.inl).
+  // Whole maps in a few vectors (map3x3.inl, tiny3x3.inl), every other input (dwdirect.inl).
+  static constexpr bool kPicksLanes = true;
   using Index = __m512i;
   // Lane i of permute_lanes(low, lane_index(n), high, lanes) is lane n + i of the two side by side, 0 <= n <= kLanes,
   // where `lanes` has it, else 0.
@@ -81,6 +89,8 @@ struct Vec {
     return _mm512_maskz_permutex2var_ps(lanes, low, index, high);
   }
 
+  static PCONV_INLINE Index load_index(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static PCONV_INLINE Reg permute(Reg low, Index index, Reg high) { return _mm512_permutex2var_ps(low, index, high); }
   static PCONV_INLINE Index select(Index a, Index b, Lanes b_lanes) { return _mm512_mask_mov_epi32(a, b_lanes, b); }
   // Four floats, again and again; lane i / 4 in lane i; lane 4 * i in lane i; the sum of its four in each lane.
   static PCONV_INLINE Reg repeat4(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
