@@ -14,6 +14,7 @@ struct Vec {
   static constexpr int kPeakSums = 12;  // independent sums that fill the FP pipes and fit 16 registers
 
   static constexpr bool kPrefetch = false;
+  static constexpr bool kInPairs = false;  // see neon.h
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0, kKernelCost = 0.0, kRunCost = 0.0;
 
   static PCONV_INLINE Reg zero() { return 0.0f; }
