@@ -1,6 +1,7 @@
 """What a layer costs on an emulated Cortex-A76: counted instructions and the model's FMLA per cycle.
 
-    count.py --layer 64,64,56,56 [--connectivity 3.1] [--patterns scp4] [--fail-above 7.5e6]
+    count.py --layer 64,64,56,56 [--kernel 3] [--stride 1] [--block 1] [--connectivity 3.1] [--patterns scp4]
+             [--ukernel NAME] [--fail-above 7.5e6]
 
 Runs build/aarch64/apps/pconv_layer_bench (make aarch64) under qemu-user with a counting plugin, N and 2N times, and
 subtracts: start-up and packing fall out, the counts of one run are left and are repeatable to the instruction. The four
@@ -65,18 +66,21 @@ def count_one_run(layer_arguments: list[str]) -> tuple[dict, Counts]:
 
 
 def loops_of(ukernel: str) -> list[a76_loops.Loop]:
-    """Hot loops of a conv3x3 ukernel with stride 1, one per pattern of the manifest; its tile stands in its name
-    (..._8x1_neon)."""
-    name = re.fullmatch(r"f32_conv3x3_s1_(\d+)x(\d+)_neon", ukernel)
-    if name is None:  # the model knows the loops of one body
+    """Hot loops of a conv3x3 ukernel, one per pattern of the manifest; stride and tile stand in its name
+    (..._s1_8x1_neon)."""
+    name = re.fullmatch(r"f32_conv3x3_s([12])_(\d+)x(\d+)_neon", ukernel)
+    if name is None:  # other bodies have a loop for each number of vectors
         return []
-    rows, vectors = name.groups()
-    return a76_loops.hot_loops(a76_loops.disassemble(BENCH), rf"^pconv::neon::.*Conv3x3<{rows}, {vectors}>")
+    stride, rows, vectors = name.groups()
+    body = {"1": "Conv3x3", "2": "Conv3x3S2"}[stride]
+    return a76_loops.hot_loops(a76_loops.disassemble(BENCH), rf"^pconv::neon::.*{body}<{rows}, {vectors}>")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layer", type=layer_sizes, default="64,64,56,56", help="IC,OC,H,W")
+    for geometry, default in (("--kernel", "3"), ("--stride", "1"), ("--block", "1")):
+        parser.add_argument(geometry, default=default)
     parser.add_argument("--connectivity", default="3.1")
     parser.add_argument("--patterns", default="scp4")
     parser.add_argument("--ukernel")
@@ -86,10 +90,12 @@ def main() -> None:
     if options.check:
         return
     arguments = ["--layer", options.layer, "--connectivity", options.connectivity, "--patterns", options.patterns]
+    arguments += ["--kernel", options.kernel, "--stride", options.stride, "--block", options.block]
     arguments += ["--ukernel", options.ukernel] if options.ukernel else []
     row, counts = count_one_run(arguments)
     rates = sorted(loop.fmla_per_cycle for loop in loops_of(row["ukernel"]))
-    print(f"layer {options.layer}  density {row['density']:.4f}  ukernel {row['ukernel']}, one run, one thread")
+    geometry = f"{options.layer}  kernel {options.kernel}  stride {options.stride}  block {options.block}"
+    print(f"layer {geometry}  density {row['density']:.4f}  ukernel {row['ukernel']}, one run, one thread")
     print(f"instructions          {counts.insns:12,}")
     print(f"FMLA                  {counts.fmla:12,}")
     print(f"vector loads          {counts.vector_loads:12,}")

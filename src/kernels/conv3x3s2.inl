@@ -69,29 +69,99 @@ class Conv3x3S2 {
     finish(args, s, carry, filter.out_channel * args.plane_stride);
   }
 
-  // All kernels of one run: n_kernels >= 1.
+  // All kernels of one run: n_kernels >= 1. Where a kernel's inputs lie is known one turn ahead: with hardly more sums
+  // than loads no queue of loads builds up, and each turn would wait for offset, address and input in a row.
   template <uint32_t kMask>
   static PCONV_INLINE void one_run(Sums& s, const float* tile, const int32_t*& offsets, const float*& weights,
                                    uint32_t n_kernels) {
     constexpr int kTaps = taps_before(kMask, 9);
+    if constexpr (Vec::kInPairs && n_read(kMask) == kTaps * kRows * kVectors) {
+      return run_unshared<Vec, kMask>(s, tile, offsets, weights, n_kernels);
+    }
     const int32_t* const end = offsets + n_kernels;
+    const float* plane = plane_at(tile, *offsets);
     do {
-      const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++);
-      const Vec::Weights<kTaps> w(weights);
-      weights += weight_pitch(kTaps);
-      constexpr int kGroup = kTaps > 4 ? 1 : 4;  // loads before their sums begin
-      static_for<(2 * kPhaseVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
-        Reg v[kGroup];
-        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
-          constexpr int kIndex = group * kGroup + i;
-          if constexpr (is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
-        });
-        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
-          constexpr int kIndex = group * kGroup + i;
-          if constexpr (is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
-        });
-      });
+      const int64_t next = opaque<int64_t>(*++offsets);  // readable behind the last one
+      if constexpr (Vec::kInPairs) {
+        kernel_in_pairs<Vec, kMask>(s, plane, weights);
+      } else {
+        kernel_in_groups<kMask>(s, plane, weights);
+      }
+      plane = plane_at(tile, next);
     } while (offsets != end);
+  }
+
+  // The same where no two taps share a load: two loads a cycle are then what bounds, and four kernels a turn leave them
+  // to the inputs (docs/PERFORMANCE.md). V is Vec, which needs next_two only if kInPairs.
+  template <class V, uint32_t kMask>
+  static PCONV_INLINE void run_unshared(Sums& s, const float* tile, const int32_t*& offsets, const float*& weights,
+                                        uint32_t n_kernels) {
+    if (n_kernels & 1) kernel_in_pairs<V, kMask>(s, plane_at(tile, *offsets++), weights);
+    if (n_kernels & 2) {
+      kernel_in_pairs<V, kMask>(s, plane_at(tile, *offsets++), weights);
+      kernel_in_pairs<V, kMask>(s, plane_at(tile, *offsets++), weights);
+    }
+    if (n_kernels < 4) return;
+    const float *even = plane_at(tile, offsets[0]), *odd = plane_at(tile, offsets[1]);
+    const int32_t* ahead = offsets + 2;
+    offsets += n_kernels / 4 * 4;
+    const int32_t* const end = offsets + 2;
+    do {
+      static_for<2>([&](auto) PCONV_INLINE_LAMBDA {
+        // Both places at once: single instructions in odd numbers would shift pairs across the four decoded in a cycle.
+        int64_t third, fourth;
+        V::next_two(ahead, &third, &fourth);
+        const float *const next_even = plane_at(tile, third), *const next_odd = plane_at(tile, fourth);
+        kernel_in_pairs<V, kMask>(s, even, weights);
+        kernel_in_pairs<V, kMask>(s, odd, weights);
+        even = next_even;
+        odd = next_odd;
+      });
+    } while (ahead != end);
+  }
+
+  // One kernel of a run, a few loads before their sums.
+  template <uint32_t kMask>
+  static PCONV_INLINE void kernel_in_groups(Sums& s, const float* plane, const float*& weights) {
+    constexpr int kTaps = taps_before(kMask, 9);
+    constexpr int kGroup = kTaps > 4 ? 1 : 4;
+    const Vec::Weights<kTaps> w(weights);
+    weights += weight_pitch(kTaps);
+    static_for<(2 * kPhaseVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
+      Reg v[kGroup];
+      static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+        constexpr int kIndex = group * kGroup + i;
+        if constexpr (is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
+      });
+      static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+        constexpr int kIndex = group * kGroup + i;
+        if constexpr (is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
+      });
+    });
+  }
+
+  // The same, two loads by one instruction wherever two vectors in a row are read. V is Vec.
+  template <class V, uint32_t kMask>
+  static PCONV_INLINE void kernel_in_pairs(Sums& s, const float* plane, const float*& weights) {
+    const typename V::template OrderedWeights<taps_before(kMask, 9)> w(weights);
+    static_for<2 * kPhaseVectors>([&](auto i) PCONV_INLINE_LAMBDA {
+      constexpr int kIndex = i;
+      if constexpr (is_read(kMask, kIndex) && place_in_row(kMask, kIndex) % 2 == 0) {
+        if constexpr (is_read(kMask, kIndex + 1)) {
+          Reg v0, v1;
+          V::template load_two<kIndex * V::kLanes, kTileFloats>(plane, &v0, &v1);
+          add_taps<kMask, kIndex>(s, w, v0);
+          add_taps<kMask, kIndex + 1>(s, w, v1);
+        } else {
+          add_taps<kMask, kIndex>(s, w, V::load(plane + kIndex * V::kLanes));
+        }
+      }
+    });
+  }
+
+  // Opaque, or the first load has base and index for an address and makes no pair with the second.
+  static PCONV_INLINE const float* plane_at(const float* tile, int64_t offset) {
+    return opaque(reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + offset));
   }
 
   // Output row for which tap t reads vector `index` of the tile's plane, or -1.
@@ -108,6 +178,18 @@ class Conv3x3S2 {
       if (((mask >> t) & 1) && out_row(t, index) >= 0) return true;
     }
     return false;
+  }
+
+  static constexpr int n_read(uint32_t mask) {
+    int n = 0;
+    for (int i = 0; i < 2 * kPhaseVectors; ++i) n += is_read(mask, i);
+    return n;
+  }
+  // How many vectors that are read lie before this one without a gap.
+  static constexpr int place_in_row(uint32_t mask, int index) {
+    int n = 0;
+    while (index - n > 0 && is_read(mask, index - n - 1)) ++n;
+    return n;
   }
 
   // Vector kIndex of the tile's plane, times every tap that uses it.

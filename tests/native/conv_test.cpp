@@ -1,7 +1,7 @@
 // Convolution against the float64 reference, for every ukernel by name and for every ISA's default plan.
 // exact: small integers, every sum below 2^24, bit equality for 1, 2, 3, 4 and 7 threads. real: the error bound, and
-// the same bits for every number of threads. Shapes come from cases.h; guard pages and special values have tests of
-// their own.
+// the same bits for every number of threads. runs: every pattern in runs of 1 to 9 kernels, exact. Shapes come from
+// cases.h; guard pages and special values have tests of their own.
 #include "cases.h"
 
 namespace pconv_test {
@@ -78,8 +78,7 @@ void count_case(const Case& c, const std::vector<float>& y, Tally& tally) {
   }
 }
 
-void check_case(const Way& way, int index, bool exact, Tally& tally) {
-  Case c = make_case(index, exact, way);
+void check_case(const Way& way, Case c, bool exact, Tally& tally) {
   c.target.isa = way.isa;
   c.target.ukernel = way.ukernel;
   set_context(c.text + " isa=" + way.isa + " ukernel=" + way.ukernel);
@@ -113,7 +112,7 @@ void check_all_cases(const Way& way, bool exact) {
   Tally tally;
   for (int index = 0; index < kCases; index += options().soak ? 1 : kCaseStep) {
     if (options().case_index >= 0 && options().case_index != index) continue;
-    check_case(way, index, exact, tally);
+    check_case(way, make_case(index, exact, way), exact, tally);
   }
   set_context("tally of " + way.id());
   const int tried = tally.cases - tally.exempt;
@@ -125,6 +124,35 @@ void check_all_cases(const Way& way, bool exact) {
   CHECK(tally.exempt <= tally.cases / 5, "%d of %d cases are exempt", tally.exempt, tally.cases);
 }
 
+// Every pattern of the manifest in runs of 1 to 9 kernels: a ukernel may have code for several kernels at once.
+void check_runs(const Way& way) {
+  constexpr uint32_t kMasks[] = {
+#define PCONV_PATTERN(id, name, mask) mask,
+#include "pconv/patterns.def"
+#undef PCONV_PATTERN
+  };
+  constexpr int64_t kLongest = 9;
+  Tally tally;
+  for (const uint32_t mask : kMasks) {
+    Case c = make_case(1, true, way);  // for a layer that this way takes; then only its stride stays
+    pconv_conv_desc& d = c.layer.conv;
+    d.in_channels = d.out_channels = kLongest;
+    d.groups = d.pad_top = d.pad_bottom = d.pad_left = d.pad_right = 1;
+    c.target.n = 1, c.target.h = 37, c.target.w = 21;  // tiles to the right and below, the last of each not full
+    c.layer.bias.clear(), c.residual.clear();
+    c.layer.weights.assign(kLongest * kLongest * 9, 0.0f);
+    for (int64_t filter = 0; filter < kLongest; ++filter) {
+      for (int64_t i = 0; i <= filter * 9 + 8; ++i) {
+        c.layer.weights[static_cast<size_t>(filter * kLongest * 9 + i)] = static_cast<float>(mask >> (i % 9) & 1);
+      }
+    }
+    Rng rng(options().seed * 1000003 + mask);
+    draw_numbers(rng, true, kLongest * 9, c);
+    c.text = format("mask=%#x", mask);
+    check_case(way, c, true, tally);
+  }
+}
+
 void add_tests() {
   for (const bool exact : {true, false}) {
     const std::string prefix = exact ? "exact" : "real";
@@ -132,6 +160,10 @@ void add_tests() {
       state().tests.push_back({prefix + "/" + way.id(), [way, exact] { check_all_cases(way, exact); }});
     });
   }
+  for_each_way("runs", [](const Way& way) {
+    if (way.ukernel.find("_conv3x3_") == std::string::npos) return;
+    state().tests.push_back({"runs/" + way.id(), [way] { check_runs(way); }});
+  });
 }
 
 }  // namespace

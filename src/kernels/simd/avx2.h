@@ -17,6 +17,7 @@ struct Vec {
 
   static constexpr bool kMasksLoads = true;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = true;
+  static constexpr bool kInPairs = false;  // see neon.h
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
   // Starting a run: assumed to be near AVX-512's.

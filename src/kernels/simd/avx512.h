@@ -23,6 +23,7 @@ struct Vec {
   // Measured: 64 channels at 224x224 5.5 -> 3.6 ms, docs/PERFORMANCE.md.
   static constexpr bool kMasksLoads = true;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = true;
+  static constexpr bool kInPairs = false;  // see neon.h
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
   // Starting a run: fitted by trying 0 to 48.

@@ -18,6 +18,8 @@ struct Vec {
   // Nobody has measured prefetching on a NEON core yet; it would cost 3 % more instructions.
   static constexpr bool kMasksLoads = false;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = false;
+  // Loads bound the sums where taps share few of them (conv3x3s2.inl): two by one instruction, four kernels a turn.
+  static constexpr bool kInPairs = true;
   // What an input vector and a kernel cost beside their multiply-adds: two loads and two FMLA a cycle on the
   // Cortex-A76, one instruction for two loads. Judged by instruction counts, nobody has timed it.
   // Starting a run: its instructions.
@@ -81,6 +83,37 @@ struct Vec {
     *even = vuzp1q_f32(low, high);
     *odd = vuzp2q_f32(low, high);
   }
+
+  // For loops that loads bound (conv3x3s2.inl): these instructions stay in the order in which they are written, where
+  // the compiler parts pairs of loads, moves pointers by instructions of their own and copies sums between registers.
+
+  // Two offsets; the pointer moves behind them.
+  static PCONV_INLINE void next_two(const int32_t*& offsets, int64_t* first, int64_t* second) {
+    const auto& two = *reinterpret_cast<const int32_t(*)[2]>(offsets);
+    __asm__("ldpsw %0, %1, [%2], #8" : "=&r"(*first), "=&r"(*second), "+r"(offsets) : "m"(two));
+  }
+  // The vectors at p + kAt and behind it; p points to kFloats.
+  template <int kAt, int kFloats>
+  static PCONV_INLINE void load_two(const float* p, Reg* first, Reg* second) {
+    const auto& all = *reinterpret_cast<const float(*)[kFloats]>(p);
+    __asm__("ldp %q0, %q1, [%2, %3]" : "=w"(*first), "=w"(*second) : "r"(p), "i"(kAt * sizeof(float)), "m"(all));
+  }
+  // As Weights; the pointer moves behind them.
+  template <int kCount>
+  struct OrderedWeights {
+    Reg w[weight_pitch(kCount) / 4];
+    PCONV_INLINE explicit OrderedWeights(const float*& p) {
+      for (Reg& four : w) {
+        const auto& from = *reinterpret_cast<const float(*)[4]>(p);
+        __asm__("ldr %q0, [%1], #16" : "=w"(four), "+r"(p) : "m"(from));
+      }
+    }
+    template <int k>
+    PCONV_INLINE Reg multiply_add(Reg sum, Reg v) const {
+      __asm__("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(sum) : "w"(v), "w"(w[k / 4]), "i"(k % 4));
+      return sum;
+    }
+  };
 
   template <int kCount>
   struct Weights {

@@ -16,6 +16,7 @@ struct Vec {
 
   static constexpr bool kMasksLoads = false;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = false;
+  static constexpr bool kInPairs = false;  // see neon.h
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0, kKernelCost = 0.0, kRunCost = 0.0;
 
   static PCONV_INLINE Reg zero() { return 0.0f; }
