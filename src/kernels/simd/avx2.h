@@ -15,7 +15,6 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kPeakSums = 12;  // independent sums that fill both FMA pipes and fit the registers
 
-  static constexpr bool kMasksLoads = true;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = true;
   static constexpr bool kInPairs = false;  // see neon.h
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
@@ -53,7 +52,7 @@ struct Vec {
     return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane),
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
   }
-  // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl).
+  // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl, taps.inl).
   static constexpr bool kMasksLoads = true;
   static PCONV_INLINE Lanes lanes_of(uint16_t bits) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

@@ -14,7 +14,6 @@ struct Vec {
   static constexpr bool kMasksLoads = false, kPicksLanes = false;
   static constexpr int kPeakSums = 12;  // independent sums that fill the FP pipes and fit 16 registers
 
-  static constexpr bool kMasksLoads = false;  // load_lanes() costs about what a load does
   static constexpr bool kPrefetch = false;
   static constexpr bool kInPairs = false;  // see neon.h
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0, kKernelCost = 0.0, kRunCost = 0.0;
