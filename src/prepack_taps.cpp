@@ -14,7 +14,7 @@ namespace {
 // Work of a filter beside its taps, in taps.
 constexpr int64_t kFilterCostInTaps = 8;
 // The sums of a scatter program's filters share L1 with the planes and the weights that pass through.
-constexpr int64_t kSumsBytes = kL1Bytes * 3 / 4;
+constexpr int64_t kSumsBytes = kL1Bytes * 7 / 8;
 constexpr int64_t kMostFilters = 256;
 
 // A tap of a channel of its group, by what it reads.

@@ -9,36 +9,45 @@ namespace {
 
 constexpr int64_t kLineFloats = kTileAlign / static_cast<int64_t>(sizeof(float));
 
-// The planes of a 1x1 layer are the image's channels. They are read in place where whole vectors lie on lines; or, as
-// loads over two lines take twice as long, where several multiply-adds share them, and nothing is read behind a
-// channel.
+// The planes of a 1x1 layer are the image's channels. They are read in place where whole vectors lie on lines, and of
+// other maps where that costs less than packing: few filters share a pack, and loads over two lines take twice as long,
+// which several multiply-adds hide. Nothing is read behind a channel.
+constexpr int64_t kInPlaceFilters = 160;
 bool reads_in_place(const pconv_plan& p) {
   if (!is_pointwise(p.conv)) return false;
   const int64_t floats = p.h * p.w;
   if (floats % kLineFloats == 0) return true;
-  return p.ukernel->info->block > 1 && (floats % p.flat.lanes == 0 || p.isa->table->masks_loads);
+  return p.ukernel->info->block > 1 && p.conv.out_channels / p.conv.groups <= kInPlaceFilters &&
+         (floats % p.flat.lanes == 0 || p.isa->table->masks_loads);
 }
 
-// How planes lie in a thread's scratch, in floats. Taps of one kernel column share the rows of a plane, unless they
-// need aligned loads (as above) or the tiles of a strip are but a part of a wide row.
+// How planes lie in a thread's scratch, in floats. Taps of one kernel column share the rows of a plane, which holds a
+// strip; unless they need aligned loads (as above), the tiles of a strip are but a part of a wide row, or there is
+// nothing to share: then each tile has planes of its own, with a row for every tap.
 struct PlanesLayout {
   bool share_rows;
-  CheckedSize row, plane, total;
+  CheckedSize row, plane, tile, total;  // tile: 0 with shared rows
 
   explicit PlanesLayout(const pconv_plan& p) {
-    const int64_t outputs = p.flat.strip_tiles * p.ukernel->info->vectors * p.flat.lanes, lanes = p.flat.lanes;
-    const int64_t rows = p.channel_planes.most_rows;
+    const int64_t lanes = p.flat.lanes, tile_outputs = p.ukernel->info->vectors * lanes;
+    const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes.most_rows;
     const bool alone = p.ukernel->info->block == 1 && p.isa->table->masks_loads;
-    share_rows = !alone && outputs >= 2 * p.out_w;
-    // A strip begins and ends anywhere in a row; a vector is written behind the last output.
-    const CheckedSize strip_rows = checked(div_up(outputs, p.out_w) + 1);
-    row = share_rows ? checked(p.out_w) : (checked(outputs) + checked(lanes)).round_up(kLineFloats);
-    plane = share_rows ? (strip_rows + checked(rows - 1)) * row + checked(lanes) : checked(rows) * row;
-    // An odd number of lines: planes would meet in few cache sets.
-    plane = plane.round_up(2 * kLineFloats) + checked(kLineFloats);
     const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes.n);
-    total = n_planes * plane + checked(kLineFloats);  // the first output begins a line
-    if (reads_in_place(p)) total = checked(0);
+    share_rows = !alone && !is_pointwise(p.conv) && outputs >= 2 * p.out_w;
+    tile = checked(0);
+    if (share_rows) {
+      // A strip begins and ends anywhere in a row; a vector is written behind the last output.
+      row = checked(p.out_w);
+      plane = (checked(div_up(outputs, p.out_w) + rows)) * row + checked(lanes);
+      // An odd number of lines: planes would meet in few cache sets.
+      plane = plane.round_up(2 * kLineFloats) + checked(kLineFloats);
+      total = n_planes * plane + checked(kLineFloats);  // the first output begins a line
+    } else {
+      row = checked(tile_outputs).round_up(kLineFloats);
+      plane = checked(rows) * row;
+      tile = n_planes * plane + checked(kLineFloats);  // what is written behind a row is the next one's begin
+      total = reads_in_place(p) ? checked(0) : checked(p.flat.strip_tiles) * tile;
+    }
   }
 };
 
@@ -55,33 +64,58 @@ struct PlanesScratch {
   }
 };
 
-// What does not depend on the group.
-PackPlanesArgs pack_args(const pconv_plan& p, const PlanesLayout& layout, int64_t first, int64_t end, float* scratch) {
+// What does not depend on group and tiles.
+PackPlanesArgs pack_args(const pconv_plan& p, const PlanesLayout& layout) {
   PackPlanesArgs pack = {};
   pack.channel_stride = p.h * p.w;
-  pack.row_stride = p.w;
-  pack.h = static_cast<int32_t>(p.h), pack.w = static_cast<int32_t>(p.w);
+  pack.h = static_cast<int32_t>(p.h), pack.w = static_cast<int32_t>(p.w), pack.out_w = static_cast<int32_t>(p.out_w);
+  // A channel of a 1x1 layer is one row.
+  if (is_pointwise(p.conv)) pack.h = 1, pack.w = pack.out_w = static_cast<int32_t>(p.flat.outputs);
+  pack.row_stride = pack.w;
   pack.stride_h = static_cast<int32_t>(p.conv.stride_h), pack.stride_w = static_cast<int32_t>(p.conv.stride_w);
   pack.dilation_w = static_cast<int32_t>(p.conv.dilation_w), pack.pad_left = static_cast<int32_t>(p.conv.pad_left);
-  const int64_t begin = p.flat.begin(first), first_row = begin / p.out_w, before = begin - first_row * p.out_w;
-  pack.out_w = static_cast<int32_t>(p.out_w);
-  pack.first_row = static_cast<int32_t>(first_row);
-  pack.n_rows = static_cast<int32_t>((p.flat.begin(end) - 1) / p.out_w - first_row + 1);
-  pack.before = static_cast<int32_t>(before);
-  pack.n_outputs = static_cast<int32_t>(p.flat.begin(end) - begin);
   pack.share_rows = layout.share_rows;
   pack.plane_floats = static_cast<ptrdiff_t>(layout.plane.value());
   pack.row_floats = static_cast<ptrdiff_t>(layout.row.value());
-  pack.planes_out = scratch + (layout.share_rows ? div_up(before, kLineFloats) * kLineFloats - before : 0);
   return pack;
 }
 
-// A group's planes: output 0 of the strip in the first one, and what they are apart, in floats.
+// Which outputs `pack` is about: those of the tiles [first, end).
+void place_outputs(const pconv_plan& p, int64_t first, int64_t end, PackPlanesArgs* pack) {
+  const int64_t begin = p.flat.begin(first), last = p.flat.begin(end) - 1, first_row = begin / pack->out_w;
+  pack->first_row = static_cast<int32_t>(first_row);
+  pack->n_rows = static_cast<int32_t>(last / pack->out_w - first_row + 1);
+  pack->before = static_cast<int32_t>(begin - first_row * pack->out_w);
+  pack->n_outputs = static_cast<int32_t>(last + 1 - begin);
+}
+
+// A group's planes: where output 0 of the strip reads the first one, and what they are apart, in floats.
 struct GroupPlanes {
   const float* first;
   int64_t plane_floats, row_floats;
+  int64_t tile_floats;  // 0: tiles lie side by side in the planes
   bool in_place;
 };
+
+// Writes the planes of the tiles [first, end).
+GroupPlanes write_planes(const pconv_plan& p, const PlanesLayout& layout, PackPlanesArgs group, int64_t first,
+                         int64_t end, float* scratch) {
+  const auto plane_floats = static_cast<int64_t>(layout.plane.value());
+  const auto row_floats = static_cast<int64_t>(layout.row.value());
+  if (layout.share_rows) {
+    place_outputs(p, first, end, &group);
+    group.planes_out = scratch + div_up(group.before, kLineFloats) * kLineFloats - group.before;
+    p.isa->table->pack_planes(group);
+    return {group.planes_out + group.before, plane_floats, row_floats, 0, false};
+  }
+  const auto tile_floats = static_cast<int64_t>(layout.tile.value());
+  for (int64_t t = first; t < end; ++t) {
+    place_outputs(p, t, t + 1, &group);
+    group.planes_out = scratch + (t - first) * tile_floats;
+    p.isa->table->pack_planes(group);
+  }
+  return {scratch, plane_floats, row_floats, tile_floats, false};
+}
 
 // The chunk's filters of a group on the tiles [first, end), unit by unit, so that a unit's weights stay in L2.
 // out and residual in `args` are of output 0.
@@ -102,13 +136,11 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
     if (scatter) args.scatter = &p.prepacked->scatter[static_cast<size_t>(f / unit)];
     for (int64_t t = first; t < end_tile; ++t) {
       const int64_t at = p.flat.begin(t);
-      args.tile = planes.first + (at - p.flat.begin(first));
+      args.tile = planes.first + (planes.tile_floats > 0 ? (t - first) * planes.tile_floats : at - p.flat.begin(first));
       args.lane_end = static_cast<int32_t>(p.flat.begin(t + 1) - at);
       args.out = out + at;
       args.residual = residual != nullptr ? residual + at : nullptr;
       args.ragged_input = planes.in_place && t + 1 == p.flat.n_tiles && p.flat.outputs % p.flat.lanes != 0;
-      const bool has_next = t + 1 < p.flat.n_tiles;
-      args.next_out = has_next ? out + p.flat.begin(t + 1) : nullptr;
       p.ukernel->info->compute(args);
     }
   }
@@ -128,7 +160,7 @@ void run_strip(const Task& task) {
   args.out = task.args.y + first_plane;
   args.residual = task.args.residual != nullptr ? task.args.residual + first_plane : nullptr;
 
-  PackPlanesArgs pack = pack_args(p, layout, first, end, reinterpret_cast<float*>(task.scratch));
+  PackPlanesArgs pack = pack_args(p, layout);
   const bool in_place = reads_in_place(p);
   const int64_t in_per_group = p.conv.in_channels / p.conv.groups;
   for (int64_t g = task.chunk.group_begin; g < task.chunk.group_end; ++g) {
@@ -136,11 +168,9 @@ void run_strip(const Task& task) {
     const int64_t plane_begin = p.prepacked->plane_begin[static_cast<size_t>(g)];
     pack.planes = p.prepacked->planes.data() + plane_begin;
     pack.n_planes = static_cast<int32_t>(p.prepacked->plane_begin[static_cast<size_t>(g) + 1] - plane_begin);
-    GroupPlanes planes = {pack.image + p.flat.begin(first), pack.channel_stride, 0, true};
-    if (!in_place) {
-      p.isa->table->pack_planes(pack);
-      planes = {pack.planes_out + (layout.share_rows ? pack.before : 0), pack.plane_floats, pack.row_floats, false};
-    }
+    const GroupPlanes in_image = {pack.image + p.flat.begin(first), pack.channel_stride, 0, 0, true};
+    const GroupPlanes planes =
+        in_place ? in_image : write_planes(p, layout, pack, first, end, reinterpret_cast<float*>(task.scratch));
     run_tiles(p, task.chunk, g, planes, first, end, args);
   }
 }

@@ -92,6 +92,7 @@ class Map3x3 {
       for (; end - offsets >= 2; ++offsets) {
         one_kernel<kMask, 0>(s, tile, *offsets++, weights);
         one_kernel<kMask, 1>(s, tile, *offsets, weights);
+        __builtin_prefetch(weights + kWeightsAhead, 0, 3);
       }
     }
     for (; offsets != end; ++offsets) one_kernel<kMask, 0>(s, tile, *offsets, weights);

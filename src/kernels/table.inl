@@ -128,7 +128,7 @@ struct Tiles<V, 16> {
                                          planes_row<V, 8, 1>(),
                                          planes_row<V, 6, 4>(),
                                          planes_row<V, 3, 8>(),
-                                         scatter_row<V, 4>(),
+                                         scatter_row<V, 5>(),
                                          dwdirect_row(),
                                          depthwise_row()};
 };

@@ -108,27 +108,10 @@ class TapsOfPlanes {
   }
 
  private:
-  // Asks for the lines that a block writes in the next tile, and for what it adds there.
-  template <int kCount>
-  static PCONV_INLINE void next_outputs(const TileArgs& args, const FilterProgram* filters) {
-    for (int b = 0; b < kBlock; ++b) {
-      const ptrdiff_t plane = filters[b].out_channel * args.plane_stride;
-      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {
-        __builtin_prefetch(args.next_out + plane + i * V::kLanes, 0, 2);
-        if (args.residual != nullptr) {
-          __builtin_prefetch(args.residual + (args.next_out - args.out) + plane + i * V::kLanes, 0, 2);
-        }
-      });
-    }
-  }
-
   template <int kCount, Source kSource>
   static __attribute__((noinline)) void tile(const TileArgs& args) {
     const FilterProgram* const end = args.filters + args.n_filters;
     for (const FilterProgram* filters = args.filters; filters != end; filters += kBlock) {
-      if constexpr (V::kPrefetch) {
-        if (args.next_out != nullptr) next_outputs<kCount>(args, filters);
-      }
       Taps<V, 1, kCount, kBlock, kSource>::one_block(args, filters);
     }
   }

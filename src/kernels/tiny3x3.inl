@@ -88,7 +88,10 @@ class Tiny3x3 {
       weights += 4 * kFours;
     };
     const int32_t* const end = offsets + n_kernels;
-    while (end - offsets >= kCopies) static_for<kCopies>(kernel);
+    while (end - offsets >= kCopies) {
+      static_for<kCopies>(kernel);
+      __builtin_prefetch(weights + kWeightsAhead, 0, 3);
+    }
     static_for<kCopies - 1>([&](auto copy) PCONV_INLINE_LAMBDA {
       if (offsets != end) kernel(copy);
     });

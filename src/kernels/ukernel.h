@@ -30,6 +30,10 @@ static constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
 constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
 
+// Ukernels that spend few multiply-adds on a weight prefetch weights by so many floats, as those of small maps come
+// from L3 in a network: measured, docs/PERFORMANCE.md.
+constexpr int kWeightsAhead = 1024;
+
 // Floats that are readable behind a tap stream's last weight: weights are read in fours.
 constexpr int kWeightsBehind = 3;
 
@@ -94,8 +98,7 @@ struct TileArgs {
   const float* next_input;  // for prefetching: input of the next tile's lane 0, row 0, channel 0; null: no next tile
   ptrdiff_t next_channel_stride, next_row_stride;  // in floats
   int32_t n_channels;
-  const float* next_out;  // for prefetching: as out, of the tile or of the first tile of the strip that this thread
-                          // probably runs next; null: not now
+  const float* next_out;  // for prefetching: as out, of the first tile of this thread's next strip; null: not now
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
   bool ragged_input;      // planes: of the last vector only the tile's lanes are readable
   ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
