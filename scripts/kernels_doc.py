@@ -167,7 +167,7 @@ def ukernel_name(row: Row, isa: Isa, rows: int, vectors: int, block: int) -> str
     """As dispatch.cpp spells it."""
     dispatch = read("src/dispatch.cpp")
     kind = ""
-    if row.body in ("kPattern", "kMap"):
+    if row.body in ("kPattern", "kMap", "kTinyMap"):
         kind = (
             find(r'pattern\(\)\) std::snprintf\(kind, sizeof\(kind\), "([^"]*)"', dispatch, "dispatch.cpp") % row.stride
         )
@@ -191,6 +191,8 @@ def ukernel(row: Row, isa: Isa, arguments: list[str]) -> Ukernel:
         mask = find(rf"{arguments[1]} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")
         copies = 2 if vectors == 1 else 1
         sums, inputs = bin(int(mask, 16)).count("1") * vectors * copies, vectors * isa.lanes
+    elif row.body == "kTinyMap":
+        rows, vectors, sums, inputs = 1, 1, 4, isa.lanes
     elif row.body == "kWindow":
         rows, vectors, block = map(int, arguments)
         sums = rows * vectors * block
@@ -219,7 +221,7 @@ def key_of(row: Row) -> str:
 def ukernels() -> list[Ukernel]:
     functions, found = row_functions(), []
     for isa in isas():
-        for function, arguments in re.findall(r"(\w+)_row(?:<V, ([\w, ]+)>)?\(\)", table_rows(isa.lanes)):
+        for function, arguments in re.findall(r"(\w+)_row(?:<V(?:, ([\w, ]+))?>)?\(\)", table_rows(isa.lanes)):
             found.append(ukernel(functions[function], isa, arguments.split(", ")))
     return found
 
