@@ -55,8 +55,8 @@ BODIES = {
     ),
     "kMap": (
         "map3x3.inl",
-        "3x3, stride 1, padding 1, maps of less columns than a vector has lanes and no more pixels than the vectors: the"
-        " whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as the"
+        "3x3, stride 1, padding 1, maps of less columns than a vector has lanes and no more pixels than the vectors:"
+        " the whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as the"
         " SCPs are",
     ),
     "kTinyMap": (
@@ -71,7 +71,7 @@ BODIES = {
     ),
     "kPlanes": (
         "taps.inl",
-        "any convolution in NCHW: the same stream over planes (im2col: what one tap reads, output after output), so"
+        "any convolution in NCHW: the same stream over planes (im2col: what taps read, output after output), so"
         " that no lane of a narrow map stays empty; 1x1 layers read the image itself",
     ),
     "kScatter": (

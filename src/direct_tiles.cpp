@@ -12,7 +12,8 @@ constexpr int64_t kMostPixels = int64_t{1} << 21, kMostTaps = 64;
 // Outputs of a strip, in tiles: a map is cut for threads only where its channels alone may not be enough.
 constexpr int64_t kStripTiles = 128;
 
-// Outputs of one vector: `rows` rows of them, `columns` each, from (y, x); kFlat: `columns` from there on.
+// Outputs of one vector: `columns` of them from (y, x) on, in a row or, kFlat, over the ends of rows; of two rows where
+// these share a vector.
 struct Place {
   int64_t y, x, columns;
 };

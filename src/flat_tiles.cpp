@@ -8,7 +8,7 @@
 namespace pconv {
 
 bool taps_share_planes(const pconv_conv_desc& c) {
-  return (c.kernel_h - 1) * c.dilation_h / c.stride_h < kMaxPlaneRows;
+  return c.stride_h % c.dilation_h == 0 && (c.kernel_h - 1) * c.dilation_h / c.stride_h < kMaxPlaneRows;
 }
 
 bool is_pointwise(const pconv_conv_desc& c) {

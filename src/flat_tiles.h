@@ -25,7 +25,8 @@ struct FlatTiles {
 
 // Tiles of at most `vectors` vectors and tile_bytes.
 FlatTiles cut_flat(int64_t outputs, int64_t lanes, int64_t vectors, int64_t tile_bytes);
-// Do taps that read the same columns of a phase of rows share a plane? Not where plane_place() has no room.
+// Do taps that read the same columns of a phase of rows share a plane? Not where rows lie between theirs (dilation),
+// nor where plane_place() has no room.
 bool taps_share_planes(const pconv_conv_desc& conv);
 // A layer whose planes are its input's channels.
 bool is_pointwise(const pconv_conv_desc& conv);

@@ -36,7 +36,7 @@ pconv_conv_desc desc_of(const pconv_packed_header& header);
 
 struct Ukernel;
 
-// Planes that a channel's taps read, at most, and rows that the taps of one plane are apart, and one.
+// Planes that a channel's taps read, at most, and the most rows of one plane that an output's taps read from.
 struct ChannelPlanes {
   int64_t n, most_rows;
 };

@@ -62,6 +62,19 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
   return c;
 }
 
+// Of a packed tile, where a plane has so many rows for an output.
+int64_t bytes_of_tile(const pconv_plan& plan, const Ukernel& u, int64_t plane_rows) {
+  CheckedSize floats = checked(u.info->tile_floats);
+  if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
+  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes
+  if (u.info->planes()) parts = parts * checked(plan.channel_planes.n) * checked(plane_rows);
+  const CheckedSize bytes = parts * floats * checked(sizeof(float));
+  return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
+}
+
+// Outputs of planes are numbered in 32 bits.
+constexpr int64_t kMaxFlatOutputs = int64_t{1} << 30;
+
 // May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most. NHWC
 // stages the rows of a strip, which should stay in L2.
 bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
@@ -101,7 +114,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
              plan.channel_planes.n * (c.in_channels / c.groups) < kMaxPlanes &&
-             checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
+             plan.out_h * plan.out_w <= kMaxFlatOutputs && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
   }
   return false;
 }
@@ -143,7 +156,7 @@ double steps_per_tap(const pconv_plan& plan, const Ukernel& u, const FilterWork&
 constexpr double kL2LineWork = 4.6;
 double taps_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
   const double block = u.info->block, sums = static_cast<double>(u.info->rows * u.info->vectors);
-  // Vectors that start anywhere often lie in two lines.
+  // Vectors that start anywhere often lie in two lines. Where many filters share a load of a plane, that does not show.
   const bool aligned = u.info->planes() || (plan.conv.kernel_w == 1 && plan.conv.stride_w == 1);
   double loads = sums * (aligned ? 1.0 : 2.0);
   double lines = tile_bytes(plan, u) <= kL1TileBytes ? 0 : sums * (aligned ? 1.0 : 1.5);
@@ -268,13 +281,18 @@ pconv_status too_large_tile(const pconv_conv_desc& c) {
 
 }  // namespace
 
+bool shares_rows(const pconv_plan& plan, const Ukernel& u) {
+  const bool alone = u.info->block == 1 && u.isa->table->masks_loads;
+  if (!u.info->planes() || alone || is_pointwise(plan.conv)) return false;
+  const int64_t lanes = u.isa->table->lanes, vectors = u.info->vectors;
+  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, lanes, vectors, bytes_of_tile(plan, u, 1));
+  const int64_t rows = flat.strip_tiles * vectors * lanes / plan.out_w;
+  return flat.n_strips() == 1 || rows >= std::max<int64_t>(2, plan.channel_planes.most_rows);
+}
+
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
-  CheckedSize floats = checked(u.info->tile_floats);
-  if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
-  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes
-  if (u.info->planes()) parts = parts * checked(plan.channel_planes.n);
-  const CheckedSize bytes = parts * floats * checked(sizeof(float));
-  return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
+  const bool copies = u.info->planes() && !shares_rows(plan, u);
+  return bytes_of_tile(plan, u, copies ? plan.channel_planes.most_rows : 1);
 }
 
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,

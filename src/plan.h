@@ -75,6 +75,10 @@ namespace pconv {
 // Of a packed tile, so that offsets are 32 bits and a thread's scratch stays within reason.
 constexpr int64_t kMaxTileBytes = int64_t{1} << 28;
 
+// Do taps of a ukernel that reads planes share the rows of a plane? Not where single filters need aligned loads
+// (unaligned ones are dear where loads can be masked), nor where a strip is but a part of a wide row or has few: then
+// every tile has planes of its own, with a copy of its outputs for each row.
+bool shares_rows(const pconv_plan& plan, const Ukernel& ukernel);
 // Bytes of one packed input tile, with planes at most; INT64_MAX when they do not fit.
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& ukernel);
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,

@@ -21,9 +21,8 @@ bool reads_in_place(const pconv_plan& p) {
          (floats % p.flat.lanes == 0 || p.isa->table->masks_loads);
 }
 
-// How planes lie in a thread's scratch, in floats. Taps of one kernel column share the rows of a plane, which holds a
-// strip; unless they need aligned loads (as above), the tiles of a strip are but a part of a wide row, or there is
-// nothing to share: then each tile has planes of its own, with a row for every tap.
+// How planes lie in a thread's scratch, in floats: those of a strip with shared rows, or those of each tile with a copy
+// of its outputs for every row that a tap reads (shares_rows() in plan.h).
 struct PlanesLayout {
   bool share_rows;
   CheckedSize row, plane, tile, total;  // tile: 0 with shared rows
@@ -31,9 +30,8 @@ struct PlanesLayout {
   explicit PlanesLayout(const pconv_plan& p) {
     const int64_t lanes = p.flat.lanes, tile_outputs = p.ukernel->info->vectors * lanes;
     const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes.most_rows;
-    const bool alone = p.ukernel->info->block == 1 && p.isa->table->masks_loads;
     const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes.n);
-    share_rows = !alone && !is_pointwise(p.conv) && outputs >= 2 * p.out_w;
+    share_rows = shares_rows(p, *p.ukernel);
     tile = checked(0);
     if (share_rows) {
       // A strip begins and ends anywhere in a row; a vector is written behind the last output.

@@ -55,7 +55,9 @@ def is_blocked_1x1(row: Row) -> bool:
 
 
 def check_shapes(rows: list[Row], bar: float, record: Record, what: str = "pruned") -> None:
-    """A verdict for each shape, by the median over its layers and their runs."""
+    """A verdict for each shape, by the median over its layers and their runs. ValueError: nothing to judge."""
+    if not rows:
+        raise ValueError(f"{what} layers: the benches have none of this kind")
     by_shape: dict[str, list[Row]] = {}
     for row in rows:
         by_shape.setdefault(shape_text(row), []).append(row)

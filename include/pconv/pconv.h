@@ -172,11 +172,12 @@ typedef struct pconv_isa_info {
 typedef struct pconv_ukernel_info {
   const char* name;
   const char* isa;
-  const char* body; /* conv3x3: tiles of rows x vectors; map3x3: a whole map, padded by 1, in `vectors` vectors; taps:
-                       any convolution */
+  const char* body; /* conv3x3: tiles of rows x vectors; map3x3: a whole map, padded by 1, in `vectors` vectors;
+                       tiny3x3: the same of a quarter of the lanes; taps, planes, scatter: any convolution; depthwise,
+                       dwdirect: filters of one channel */
   int stride;       /* 0: any */
   int rows, vectors, lanes;
-  int block;     /* taps: filters that run together, which must keep the same kernels; otherwise 0 */
+  int block;     /* taps, planes: filters that run together, which must keep the same kernels; otherwise 0 */
   uint32_t taps; /* masks of a layer must lie within these, bit ky*3+kx */
 } pconv_ukernel_info;
 

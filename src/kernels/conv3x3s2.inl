@@ -3,6 +3,8 @@
 // phase share each load. Every column has sums of its own, so that multiply-adds do not wait for each other; only those
 // of the left taps move, up by one lane, once per tile. Included by isa.cpp inside the ISA's unnamed namespace.
 
+static_assert(kKernelsAhead >= 2, "offsets are read so far ahead");
+
 template <int kRows, int kVectors>
 class Conv3x3S2 {
  public:

@@ -96,7 +96,7 @@ PCONV_INLINE void gather_rows(const PackPlanesArgs& args, const Plane& plane, bo
   for (int r = 0; r < rows.n; ++r, y += args.stride_h, out += args.out_w) {
     const bool inside = y >= 0 && y < args.h;
     const float* const row = image + (inside ? y : 0) * args.row_stride;
-    for (int x = 0; Vec::kPrefetch && ahead && x < args.w; x += 16) {
+    for (int x = 0; Vec::kPrefetch && ahead && inside && x < args.w; x += 16) {
       __builtin_prefetch(row + args.channel_stride + x, 0, 3);
     }
     if (inside && both) {

@@ -3,7 +3,7 @@
 // repeated, then need one multiply-add; what a tap has summed moves to the pixel that it is an input of where a run
 // ends (deferred shift, as in map3x3.inl), and taps are added up where the filter ends.
 // Included by isa.cpp inside the ISA's unnamed namespace. V is Vec, of an ISA that has the functions of map3x3.inl,
-// repeat4(), each4(), lanes4() and add_fours().
+// select(), repeat4(), each4(), every4th() and add_fours().
 
 template <class V>
 class Tiny3x3 {

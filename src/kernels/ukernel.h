@@ -2,8 +2,8 @@
 //
 // Flow: plan.cpp chooses a KernelInfo row, a runner (runners.h) packs an input tile and lets the row's function
 // run a list of filters over it. A ukernel is noexcept, allocates nothing, starts no thread, reads no global and
-// touches no memory outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, all others to a
-// float.
+// touches no memory outside the extents stated here. Pointers to tiles are aligned to kTileAlign bytes, but for planes,
+// and all others to a float.
 #ifndef PCONV_KERNELS_UKERNEL_H_
 #define PCONV_KERNELS_UKERNEL_H_
 
@@ -75,7 +75,7 @@ struct ScatterProgram {
 // lane j is output column x0 + j again once `out` has moved by seam_step. No sum crosses a seam. `rows` counts for the
 // band of lane 0.
 // A whole-map ukernel (Body::kMap, Body::kTinyMap) has one tile, a map of `rows` x `lane_end` outputs whose rows lie
-// without gaps (row_stride == lane_end): no carry, no prefetch.
+// without gaps (row_stride == lane_end): no carry, no tile to prefetch.
 struct TileArgs {
   const float* tile;             // [n_channels][tile_floats of the ukernel], zeros outside the image
   const FilterProgram* filters;  // [n_filters]
@@ -262,11 +262,11 @@ using PeakFn = double (*)(int64_t iterations, float* values) noexcept;
 constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of patterns.def
 
 enum class Body {
-  kPattern,    // conv3x3.inl: 3x3, stride 1, tiles of rows of vectors
+  kPattern,    // conv3x3.inl, conv3x3s2.inl: 3x3, stride 1 or 2, tiles of rows of vectors
   kMap,        // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
   kTinyMap,    // tiny3x3.inl: the same for a few pixels
   kWindow,     // taps.inl: any geometry, tiles hold the rows that the outputs read
-  kPlanes,     // taps.inl: any geometry, tiles hold a plane for every tap
+  kPlanes,     // taps.inl: any geometry, tiles hold planes
   kScatter,    // scatter.inl: the same tiles, kernels add to the sums of their filters
   kDepthwise,  // depthwise.inl: filters of one channel, no tiles
   kDwDirect,   // dwdirect.inl: the same without padded rows, where loads can be masked

@@ -1,0 +1,63 @@
+"""Layers at the edges of how planes are cut and shared (src/run_planes.cpp), against torch, on every general ukernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pconv_ops import _native
+from pconv_ops.packing import pack
+
+SUPPORTED = [row["name"] for row in _native.isas() if row["supported"]]
+UKERNELS = [
+    row for row in _native.ukernels() if row["isa"] in SUPPORTED and row["body"] in ("taps", "planes", "scatter")
+]
+# in, out, h, w, kernel, stride, dilation, padding
+CASES = {
+    "rows shared, strips that begin inside a row": (64, 8, 40, 40, (5, 5), 1, 1, 2),
+    "far dilation, a strip smaller than two rows": (300, 8, 65, 65, (3, 3), 1, 36, 36),
+    "dilation, rows that taps skip": (16, 8, 33, 33, (3, 3), 1, 12, 12),
+    "dilation that divides the stride": (8, 8, 21, 23, (3, 3), 4, 2, 2),
+    "a tall kernel": (40, 8, 40, 50, (31, 1), 1, 1, (15, 0)),
+    "a wide kernel": (8, 8, 9, 40, (1, 31), 1, 1, (0, 15)),
+    "wide rows": (24, 8, 3, 3001, (3, 3), 2, 1, 1),
+    "1x1, a ragged end": (40, 8, 7, 7, (1, 1), 1, 1, 0),
+    "1x1, more filters than are read in place": (16, 168, 7, 9, (1, 1), 1, 1, 0),
+    "strides that differ": (8, 8, 30, 31, (5, 3), (1, 2), 1, (2, 1)),
+}
+
+
+def conv_of(case) -> tuple[torch.Tensor, torch.nn.Conv2d]:
+    """Integer inputs and weights, so that every order of sums gives the same; no zeros: blocks take all kernels."""
+    ic, oc, h, w, kernel, stride, dilation, padding = case
+    draw = torch.Generator().manual_seed(0)
+    conv = torch.nn.Conv2d(ic, oc, kernel, stride, padding, dilation)
+    with torch.no_grad():
+        signs = 2 * torch.randint(0, 2, conv.weight.shape, generator=draw) - 1
+        conv.weight.copy_(signs * torch.randint(1, 4, conv.weight.shape, generator=draw))
+        conv.bias.copy_(torch.randint(-3, 4, conv.bias.shape, generator=draw))
+    return torch.randint(-3, 4, (1, ic, h, w), generator=draw).float(), conv
+
+
+@pytest.mark.parametrize("ukernel", UKERNELS, ids=lambda row: row["name"])
+@pytest.mark.parametrize("name", CASES)
+def test_ukernel_gives_what_torch_gives(name, ukernel):
+    x, conv = conv_of(CASES[name])
+    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    with torch.no_grad():
+        want = conv(x).numpy()
+    got = np.full(want.shape, np.nan, np.float32)
+    n, _, h, w = x.shape
+    packed.run(x.data_ptr(), got.ctypes.data, n, h, w, False, isa=ukernel["isa"], ukernel=ukernel["name"])
+    assert np.array_equal(got, want)
+
+
+def test_scratch_holds_no_rows_that_no_tap_reads():
+    """A dilated kernel reads three rows of 2 * 36 + 1."""
+    _, conv = conv_of((256, 8, 65, 65, (3, 3), 1, 36, 36))
+    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    for ukernel in UKERNELS:
+        if ukernel["body"] in ("planes", "scatter"):
+            info = packed.plan_info(1, 65, 65, isa=ukernel["isa"], ukernel=ukernel["name"])
+            assert info["scratch_bytes_per_thread"] < 8 << 20, ukernel["name"]
