@@ -56,8 +56,8 @@ BODIES = {
     "kMap": (
         "map3x3.inl",
         "3x3, stride 1, padding 1, maps of less columns than a vector has lanes and no more pixels than the vectors:"
-        " the whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as the"
-        " SCPs are",
+        " the whole map in registers, sums for every tap; above three vectors only for patterns within the cross, as"
+        " the SCPs are",
     ),
     "kTinyMap": (
         "tiny3x3.inl",

@@ -1,4 +1,4 @@
-"""Layers at the edges of how planes are cut and shared (src/run_planes.cpp), against torch, on every general ukernel."""
+"""Layers at the edges of how planes are cut and shared (src/run_planes.cpp): every general ukernel against torch."""
 
 from __future__ import annotations
 
