@@ -110,7 +110,8 @@ class Cutter {
     cut_.tiles.push_back(tile);
   }
 
-  // Tiles that read only rows of the image differ by their first column alone, if they have all of their outputs.
+  // Tiles that read only rows of the image differ by their first column alone, if they have all of their outputs; those
+  // of one row that read only its columns not even by that.
   int32_t masks(const std::vector<Place>& places) {
     const Place &first = places.front(), &last = places.back();
     const int64_t last_y = last.y + (last.x + last.columns - 1) / out_w_;
@@ -118,8 +119,11 @@ class Cutter {
         first.y * conv_.stride_h >= conv_.pad_top && last_y * conv_.stride_h + down(conv_.kernel_h - 1) < h_;
     const auto fresh = static_cast<int32_t>(cut_.masks.size());
     if (inside && first.columns == last.columns) {
+      const int64_t last_x = last.x + last.columns - 1;
+      const bool middle = last_y == first.y && !paired_ && first.x * conv_.stride_w + right(0) >= 0 &&
+                          last_x * conv_.stride_w + right(conv_.kernel_w - 1) < w_;
       const auto [found, added] = alike_.try_emplace(
-          std::array<int64_t, 3>{first.x, first.columns, static_cast<int64_t>(places.size())}, fresh);
+          std::array<int64_t, 3>{middle ? -1 : first.x, first.columns, static_cast<int64_t>(places.size())}, fresh);
       if (!added) return found->second;
     }
     write_masks(places);
