@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from pconv_ops.cases import BenchOptions
-from pconv_ops.cli import track
+from pconv_ops.cli_common import track
 from pconv_ops.info import cpu_info
 from pconv_ops.sweep import Sweep, draw_sweeps, geometry_text, sweep_kinds, sweeps_text
 

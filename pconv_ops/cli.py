@@ -8,107 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from ._native import version
-from .patterns import PATTERN_SETS, named_patterns
-
-if TYPE_CHECKING:
-    from .cases import BenchOptions, LayerSpec
+from .cli_bench import add_bench
+from .cli_common import NETS, Parser, UsageError, add_pruning, map_size, positive_int, track
+from .patterns import named_patterns
 
 PACKED_MAGIC = b"PCONVPK\n"
-NETS = (  # of zoo.py, which needs torch
-    *("vgg16", "vgg16_cifar", "resnet18", "resnet18_cifar", "resnet50", "resnet50_cifar"),
-    *("mobilenet_v2", "mobilenet_v2_cifar"),
-)
 EXTRAS = {"torch": "torch", "matplotlib": "bench", "PIL": "bench", "tqdm": "bench"}
-
-
-class UsageError(ValueError):
-    """The command line or an input file is at fault."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-# ---- arguments -------------------------------------------------------------------------------------------------------
-
-
-def positive_int(text: str) -> int:
-    """An integer >= 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, need an integer >= 1")
-    return value
-
-
-def rate(text: str) -> float:
-    """A finite number >= 1: one kernel in `rate` is kept."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 1):
-        raise argparse.ArgumentTypeError(f"got {text!r}, need a number >= 1")
-    return value
-
-
-def layer_sizes(text: str) -> tuple[int, ...]:
-    """IC,OC,H,W or IC,OC,H,W,stride."""
-    try:
-        sizes = tuple(positive_int(part) for part in text.split(","))
-    except argparse.ArgumentTypeError:
-        sizes = ()
-    if len(sizes) not in (4, 5):
-        raise argparse.ArgumentTypeError(f"got {text!r}, need IC,OC,H,W or IC,OC,H,W,STRIDE, each >= 1")
-    return sizes
-
-
-def map_size(text: str) -> tuple[int, int]:
-    """H,W"""
-    try:
-        h, w = (positive_int(part) for part in text.split(","))
-    except (argparse.ArgumentTypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"got {text!r}, need H,W, each >= 1") from None
-    return h, w
-
-
-def add_pruning(parser: argparse.ArgumentParser) -> None:
-    """The options that say how weights are pruned."""
-    parser.add_argument(
-        "--connectivity", type=rate, default=3.1, metavar="R", help="keep 1/R of the kernels of a layer (default 3.1)"
-    )
-    parser.add_argument(
-        "--connectivity-1x1", type=rate, metavar="R", help="the same for 1x1 layers (default: leave them)"
-    )
-    parser.add_argument("--patterns", choices=PATTERN_SETS, default="scp4", help="pattern set of 3x3 layers")
-    parser.add_argument(
-        "--block",
-        type=positive_int,
-        default=1,
-        metavar="B",
-        help="filters that keep the same kernels (default 1); in a network: those of its 1x1 layers",
-    )
-
-
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """The options that say how layers are run."""
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
-    )
-    parser.add_argument("--isa", metavar="NAME", help="instruction set (pconv info lists them; default: the best)")
 
 
 def build_parser() -> Parser:
@@ -123,23 +35,7 @@ def build_parser() -> Parser:
     demo.add_argument("--out", default="out", metavar="DIR", help="folder of demo.png (default: out)")
     demo.set_defaults(run=run_demo)
 
-    bench = commands.add_parser("bench", help="time a network's layers, or one layer, beside torch")
-    what = bench.add_mutually_exclusive_group()
-    what.add_argument("--net", choices=NETS)
-    what.add_argument("--layer", type=layer_sizes, metavar="IC,OC,H,W[,STRIDE]")
-    bench.add_argument("--kernel", type=positive_int, metavar="K", help="with --layer: kernel size (default 3)")
-    bench.add_argument("--groups", type=positive_int, metavar="G", help="with --layer (default 1)")
-    bench.add_argument("--dilation", type=positive_int, metavar="D", help="with --layer (default 1)")
-    bench.add_argument(
-        "--sweep",
-        choices=("density",),
-        help="time a layer at all densities; without --layer, one of each kind (--net: that the net has)",
-    )
-    bench.add_argument("--plot", metavar="FILE", help="with --sweep: also draw a PNG")
-    add_pruning(bench)
-    add_running(bench)
-    bench.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
-    bench.set_defaults(run=run_bench)
+    add_bench(commands)
 
     inspect = commands.add_parser("inspect", help="patterns, connections, runs and bytes of each layer")
     inspect.add_argument(
@@ -165,15 +61,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def track(items: Sequence[Any], label: str) -> Iterable[Any]:
-    """A progress bar on stderr where that is a terminal and tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return items
-    return tqdm(items, desc=label, file=sys.stderr, disable=None, leave=False)
-
-
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -183,83 +70,6 @@ def run_demo(args: argparse.Namespace) -> None:
 
     result = demo.run(args.image, args.threads, Path(args.out), track)
     print(result.text())
-
-
-def run_bench(args: argparse.Namespace) -> None:
-    """pconv bench"""
-    for option, path in (("--json", args.json), ("--plot", args.plot)):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise UsageError(f"{option}: the folder of {path} does not exist")
-    if args.plot is not None and args.sweep is None:
-        raise UsageError("--plot: only with --sweep")
-    alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]
-    if args.layer is None and alone:
-        raise UsageError(f"--{alone[0]}: only with --layer")
-    if args.net is None and args.layer is None:
-        if args.sweep is None:
-            raise UsageError("needs --net, --layer or --sweep")
-        if args.block != 1:
-            raise UsageError("--block: with --sweep only for a --net or a --layer")
-    rows = swept_rows(args) if args.sweep is not None else bench_rows(args)
-    if args.json is not None:
-        Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def bench_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times a net's layers or one layer; prints and returns the rows."""
-    from . import benchmark
-
-    options = bench_options(args)
-    if args.net is not None:
-        rows = benchmark.bench_net(args.net, options, track)
-    else:
-        rows = benchmark.bench_layer(layer_spec(args), options)
-    print(benchmark.rows_text(rows))
-    return rows
-
-
-def swept_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Times layers at all densities; prints and draws them, returns the rows."""
-    from . import sweep
-
-    if args.plot is not None:
-        import matplotlib  # noqa: F401  missing, it is missed before minutes of timing
-    options = bench_options(args)
-    if args.net is not None:
-        sweeps = sweep.sweep_net(args.net, options, track)
-    elif args.layer is not None:
-        sweeps = sweep.sweep_layer(layer_spec(args), options, track)
-    else:
-        sweeps = sweep.sweep_kinds(options, track)
-    print(sweep.sweeps_text(sweeps))
-    if args.plot is not None:
-        sweep.draw_sweeps(args.plot, sweeps)
-    return [row for swept in sweeps for row in swept.rows]
-
-
-def bench_options(args: argparse.Namespace) -> BenchOptions:
-    """The options of a bench command line."""
-    from .cases import BenchOptions
-
-    return BenchOptions(
-        connectivity=args.connectivity,
-        connectivity_1x1=args.connectivity_1x1,
-        patterns=args.patterns,
-        threads=args.threads,
-        isa=args.isa,
-        block=args.block,
-    )
-
-
-def layer_spec(args: argparse.Namespace) -> LayerSpec:
-    """The layer of --layer, --kernel, --groups and --dilation."""
-    from .cases import LayerSpec
-
-    ic, oc, h, w, *stride = args.layer
-    groups = args.groups or 1
-    if ic % groups or oc % groups:
-        raise UsageError(f"--groups: got {groups}, which does not divide {ic} and {oc}")
-    return LayerSpec(ic, oc, h, w, stride[0] if stride else 1, args.kernel or 3, groups, args.dilation or 1)
 
 
 def run_inspect(args: argparse.Namespace) -> None:

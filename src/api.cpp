@@ -195,7 +195,7 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
            plan->isa->name,
            plan->ukernel->name,
            plan->prepacked->bytes() + plan->direct.bytes(),
-           pconv::scratch_bytes(*plan)};
+           plan->scratch_bytes};
   return PCONV_OK;
 }
 

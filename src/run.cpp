@@ -46,7 +46,7 @@ pconv_status run_plan(const pconv_plan& plan, const pconv_run_args& args) {
   if (plan.n == 0) return PCONV_OK;
   const int n_threads = args.n_threads > 0 ? args.n_threads : default_threads();
   RunContext ctx{plan, args, runner_of(*plan.ukernel->info), make_schedule(plan, n_threads),
-                 static_cast<size_t>(scratch_bytes(plan))};
+                 static_cast<size_t>(plan.scratch_bytes)};
   parallel_for(ctx.schedule.n_tasks, n_threads, run_task, &ctx);
   if (ctx.out_of_memory.load()) {
     return fail(PCONV_OUT_OF_MEMORY, "scratch: could not allocate %zu bytes for a thread", ctx.scratch_bytes);

@@ -24,6 +24,9 @@ CASES = {
     "wide rows": (24, 8, 3, 3001, (3, 3), 2, 1, 1),
     "1x1, a ragged end": (40, 8, 7, 7, (1, 1), 1, 1, 0),
     "1x1, more filters than are read in place": (16, 168, 7, 9, (1, 1), 1, 1, 0),
+    "a map of 7x7, one output behind whole vectors": (24, 8, 14, 14, (3, 3), 2, 1, 1),
+    "one output behind several tiles": (8, 8, 1, 161, (1, 3), 1, 1, (0, 1)),
+    "five taps, kernels in parts, one output behind": (8, 8, 14, 14, (1, 5), 2, 1, (0, 2)),
     "strides that differ": (8, 8, 30, 31, (5, 3), (1, 2), 1, (2, 1)),
 }
 
@@ -50,6 +53,23 @@ def test_ukernel_gives_what_torch_gives(name, ukernel):
     got = np.full(want.shape, np.nan, np.float32)
     n, _, h, w = x.shape
     packed.run(x.data_ptr(), got.ctypes.data, n, h, w, False, isa=ukernel["isa"], ukernel=ukernel["name"])
+    assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("ukernel", [row for row in UKERNELS if row["body"] == "scatter"], ids=lambda row: row["name"])
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 6])
+def test_scatter_of_few_taps_with_one_output_behind_whole_vectors(taps, ukernel):
+    """Clamped, with a residual; the last output of 49 has sums of its own on AVX-512."""
+    x, conv = conv_of((12, 20, 14, 14, (3, 3), 2, 1, 1))
+    residual = torch.randint(-3, 4, (1, 20, 7, 7), generator=torch.Generator().manual_seed(1)).float()
+    with torch.no_grad():
+        conv.weight.view(20, 12, 9)[:, :, taps:] = 0
+        want = (conv(x) + residual).clamp(-5, 20).numpy()
+    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding)
+    got = np.full(want.shape, np.nan, np.float32)
+    chosen = {"isa": ukernel["isa"], "ukernel": ukernel["name"]}
+    addresses = x.data_ptr(), got.ctypes.data
+    packed.run(*addresses, 1, 14, 14, False, residual=residual.data_ptr(), clamp_min=-5, clamp_max=20, **chosen)
     assert np.array_equal(got, want)
 
 

@@ -2,7 +2,24 @@
 // these taps adds its products to the sums of its filter, which lie in L1. An input is loaded once for all filters, not
 // once for each, so the tile may stream from L2; a kernel costs a load and a store of its sums. Geometry is the planes'
 // business (pack_planes.inl). docs/PERFORMANCE.md has the figures.
+// Where the last vector holds one output, as on maps of 7x7, that output's four taps lie in a vector of four instead,
+// its products are added up at the end.
 // Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
+
+// An output on its own: what its taps read, times a kernel's weights, is added to four sums.
+template <class V, bool kThere>
+struct SingleOutput {
+  PCONV_INLINE explicit SingleOutput(const float (&)[kScatterTaps]) {}
+  PCONV_INLINE void add(const float*, float*) const {}
+};
+template <class V>
+struct SingleOutput<V, true> {
+  typename V::Four inputs;
+  PCONV_INLINE explicit SingleOutput(const float (&read)[kScatterTaps]) : inputs(V::load_four(read)) {}
+  PCONV_INLINE void add(const float* weights, float* sums) const {
+    V::store_four(sums, V::fma_four(V::load_four(weights), inputs, V::load_four(sums)));
+  }
+};
 
 template <class V, int kVectors>
 class Scatter {
@@ -11,7 +28,11 @@ class Scatter {
     const int n_vectors = (args.lane_end + V::kLanes - 1) / V::kLanes;
     static_for<kVectors>([&](auto less) PCONV_INLINE_LAMBDA {
       constexpr int kCount = kVectors - less;
-      if (n_vectors == kCount) tile<kCount>(args);
+      if (n_vectors != kCount) return;
+      if constexpr (V::kSumsFours && kCount > 1) {
+        if (args.lane_end % V::kLanes == 1) return tile<kCount - 1, true>(args);
+      }
+      tile<kCount, false>(args);
     });
   }
 
@@ -19,38 +40,47 @@ class Scatter {
   using Reg = typename V::Reg;
   static constexpr int kSumFloats = kVectors * V::kLanes;
 
-  // The first kCount vectors of a tile.
-  template <int kCount>
+  // The first kCount vectors of a tile; kSingle: and one output more, of which four sums are kept.
+  template <int kCount, bool kSingle>
   static __attribute__((noinline)) void tile(const TileArgs& args) {
     for (int f = 0; f < args.n_filters; ++f) {
+      float* const sum = args.carry + f * kSumFloats;
       const Reg bias = V::broadcast(args.filters[f].bias);
-      static_for<kCount>([&](auto i)
-                             PCONV_INLINE_LAMBDA { V::store(args.carry + f * kSumFloats + i * V::kLanes, bias); });
+      static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { V::store(sum + i * V::kLanes, bias); });
+      if constexpr (kSingle) {
+        const float four[kScatterTaps] = {args.filters[f].bias};
+        V::store_four(sum + kCount * V::kLanes, V::load_four(four));
+      }
     }
     const float* weights = args.scatter->weights;
     const int32_t* sums = args.scatter->sums;
     for (const ScatterRun *run = args.scatter->runs, *end = run + args.scatter->n_runs; run != end; ++run) {
       static_for<kScatterTaps>([&](auto less) PCONV_INLINE_LAMBDA {
         constexpr int kTaps = kScatterTaps - less;
-        if (run->n_taps == kTaps) one_run<kCount, kTaps>(args, *run, weights, sums);
+        if (run->n_taps == kTaps) one_run<kCount, kSingle, kTaps>(args, *run, weights, sums);
       });
     }
     for (int f = 0; f < args.n_filters; ++f) {
-      if (args.filters[f].out_channel >= 0) finish<kCount>(args, args.carry + f * kSumFloats, args.filters[f]);
+      if (args.filters[f].out_channel >= 0) finish<kCount, kSingle>(args, args.carry + f * kSumFloats, args.filters[f]);
     }
   }
 
-  template <int kCount, int kTaps>
+  template <int kCount, bool kSingle, int kTaps>
   static PCONV_INLINE void one_run(const TileArgs& args, const ScatterRun& run, const float*& weights,
                                    const int32_t*& sums) {
     Reg v[kTaps][kCount];
+    float single[kScatterTaps] = {};
     static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
       const float* const plane = at_place(args, run.places[t]);
       static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load_unaligned(plane + i * V::kLanes); });
+      if constexpr (kSingle) single[t] = plane[kCount * V::kLanes];
     });
+    const SingleOutput<V, kSingle> behind(single);
     const int32_t* const end = sums + run.n_kernels;
+    float* const carry = args.carry;
     do {
-      float* const sum = args.carry + *sums++;
+      float* const sum = carry + *sums++;
+      behind.add(weights, sum + kCount * V::kLanes);
       const typename V::template Weights<kTaps> w(weights);
       weights += kScatterTaps;
       Reg s[kCount];
@@ -62,8 +92,10 @@ class Scatter {
     } while (sums != end);
   }
 
+  static PCONV_INLINE float sum_of_four(const float* p) { return (p[0] + p[1]) + (p[2] + p[3]); }
+
   // Adds the residual, clamps and stores.
-  template <int kCount>
+  template <int kCount, bool kSingle>
   static PCONV_INLINE void finish(const TileArgs& args, const float* sums, const FilterProgram& filter) {
     const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
     const ptrdiff_t plane = filter.out_channel * args.plane_stride;
@@ -74,5 +106,11 @@ class Scatter {
       if (args.residual != nullptr) y = V::add(y, V::load_lanes(args.residual + at, stored));
       V::store_lanes(args.out + at, V::clamp(y, lo, hi), stored);
     });
+    if constexpr (kSingle) {
+      const ptrdiff_t at = plane + kCount * V::kLanes;
+      Reg y = V::broadcast(sum_of_four(sums + kCount * V::kLanes));
+      if (args.residual != nullptr) y = V::add(y, V::broadcast(args.residual[at]));
+      V::store_lanes(args.out + at, V::clamp(y, lo, hi), V::lanes(0, 1));
+    }
   }
 };

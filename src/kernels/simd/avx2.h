@@ -53,6 +53,7 @@ struct Vec {
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
   }
   // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl, taps.inl).
+  static constexpr bool kSumsFours = false;  // see scatter.inl
   static constexpr bool kMasksLoads = true;
   static PCONV_INLINE Lanes lanes_of(uint16_t bits) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

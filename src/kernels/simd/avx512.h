@@ -101,6 +101,16 @@ struct Vec {
     return _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
   }
 
+  // Vectors of four floats.
+  static constexpr bool kSumsFours = true;
+  using Four = __m128;
+  static PCONV_INLINE Four load_four(const float* p) { return _mm_loadu_ps(p); }
+  static PCONV_INLINE void store_four(float* p, Four v) { _mm_storeu_ps(p, v); }
+  static PCONV_INLINE Four fma_four(Four a, Four b, Four sum) {
+    return _mm512_castps512_ps128(
+        _mm512_fmadd_ps(_mm512_zextps128_ps512(a), _mm512_zextps128_ps512(b), _mm512_zextps128_ps512(sum)));
+  }
+
   // Lanes 0, 2, 4, ... and 1, 3, 5, ... of two vectors side by side.
   static PCONV_INLINE void deinterleave(Reg low, Reg high, Reg* even, Reg* odd) {
     const __m512i lane = lane_index(0), twice = _mm512_add_epi32(lane, lane);

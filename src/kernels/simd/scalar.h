@@ -11,6 +11,7 @@ namespace {
 struct Vec {
   using Reg = float;
   static constexpr int kLanes = 1;
+  static constexpr bool kSumsFours = false;  // see scatter.inl
   static constexpr bool kMasksLoads = false, kPicksLanes = false;
   static constexpr int kPeakSums = 12;  // independent sums that fill the FP pipes and fit 16 registers
 

@@ -1,0 +1,104 @@
+"""What the commands of the pconv command share: types of arguments, groups of options, errors, progress."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from .patterns import PATTERN_SETS
+
+NETS = (  # of zoo.py, which needs torch
+    *("vgg16", "vgg16_cifar", "resnet18", "resnet18_cifar", "resnet50", "resnet50_cifar"),
+    *("mobilenet_v2", "mobilenet_v2_cifar"),
+)
+
+
+class UsageError(ValueError):
+    """The command line or an input file is at fault."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def positive_int(text: str) -> int:
+    """An integer >= 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need an integer >= 1")
+    return value
+
+
+def rate(text: str) -> float:
+    """A finite number >= 1: one kernel in `rate` is kept."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 1):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need a number >= 1")
+    return value
+
+
+def layer_sizes(text: str) -> tuple[int, ...]:
+    """IC,OC,H,W or IC,OC,H,W,stride."""
+    try:
+        sizes = tuple(positive_int(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        sizes = ()
+    if len(sizes) not in (4, 5):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need IC,OC,H,W or IC,OC,H,W,STRIDE, each >= 1")
+    return sizes
+
+
+def map_size(text: str) -> tuple[int, int]:
+    """H,W"""
+    try:
+        h, w = (positive_int(part) for part in text.split(","))
+    except (argparse.ArgumentTypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need H,W, each >= 1") from None
+    return h, w
+
+
+def add_pruning(parser: argparse.ArgumentParser) -> None:
+    """The options that say how weights are pruned."""
+    parser.add_argument(
+        "--connectivity", type=rate, default=3.1, metavar="R", help="keep 1/R of the kernels of a layer (default 3.1)"
+    )
+    parser.add_argument(
+        "--connectivity-1x1", type=rate, metavar="R", help="the same for 1x1 layers (default: leave them)"
+    )
+    parser.add_argument("--patterns", choices=PATTERN_SETS, default="scp4", help="pattern set of 3x3 layers")
+    parser.add_argument(
+        "--block",
+        type=positive_int,
+        default=1,
+        metavar="B",
+        help="filters that keep the same kernels (default 1); in a network: those of its 1x1 layers",
+    )
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """The options that say how layers are run."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
+    )
+    parser.add_argument("--isa", metavar="NAME", help="instruction set (pconv info lists them; default: the best)")
+
+
+def track(items: Sequence[Any], label: str) -> Iterable[Any]:
+    """A progress bar on stderr where that is a terminal and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return items
+    return tqdm(items, desc=label, file=sys.stderr, disable=None, leave=False)
