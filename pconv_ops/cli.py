@@ -12,15 +12,31 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ._native import version
 from .cli_bench import add_bench
-from .cli_common import NETS, Parser, UsageError, add_pruning, map_size, positive_int, track
+from .cli_common import NETS, UsageError, add_pruning, positive_int, track
 from .patterns import named_patterns
 
 PACKED_MAGIC = b"PCONVPK\n"
 EXTRAS = {"torch": "torch", "matplotlib": "bench", "PIL": "bench", "tqdm": "bench"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def map_size(text: str) -> tuple[int, int]:
+    """H,W"""
+    try:
+        h, w = (positive_int(part) for part in text.split(","))
+    except (argparse.ArgumentTypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need H,W, each >= 1") from None
+    return h, w
 
 
 def build_parser() -> Parser:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_common import NETS, UsageError, add_pruning, add_running, layer_sizes, positive_int, track
+from .cli_common import NETS, UsageError, add_pruning, positive_int, track
 
 if TYPE_CHECKING:
     from .cases import BenchOptions, LayerSpec
@@ -32,6 +32,25 @@ def add_bench(commands: Any) -> None:
     add_running(bench)
     bench.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     bench.set_defaults(run=run_bench)
+
+
+def layer_sizes(text: str) -> tuple[int, ...]:
+    """IC,OC,H,W or IC,OC,H,W,stride."""
+    try:
+        sizes = tuple(positive_int(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
+        sizes = ()
+    if len(sizes) not in (4, 5):
+        raise argparse.ArgumentTypeError(f"got {text!r}, need IC,OC,H,W or IC,OC,H,W,STRIDE, each >= 1")
+    return sizes
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """The options that say how layers are run."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
+    )
+    parser.add_argument("--isa", metavar="NAME", help="instruction set (pconv info lists them; default: the best)")
 
 
 def run_bench(args: argparse.Namespace) -> None:

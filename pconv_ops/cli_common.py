@@ -1,4 +1,4 @@
-"""What the commands of the pconv command share: types of arguments, groups of options, errors, progress."""
+"""What the commands of the pconv command share: types of arguments, the options of pruning, errors, progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from .patterns import PATTERN_SETS
 
@@ -18,13 +18,6 @@ NETS = (  # of zoo.py, which needs torch
 
 class UsageError(ValueError):
     """The command line or an input file is at fault."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def positive_int(text: str) -> int:
@@ -49,26 +42,6 @@ def rate(text: str) -> float:
     return value
 
 
-def layer_sizes(text: str) -> tuple[int, ...]:
-    """IC,OC,H,W or IC,OC,H,W,stride."""
-    try:
-        sizes = tuple(positive_int(part) for part in text.split(","))
-    except argparse.ArgumentTypeError:
-        sizes = ()
-    if len(sizes) not in (4, 5):
-        raise argparse.ArgumentTypeError(f"got {text!r}, need IC,OC,H,W or IC,OC,H,W,STRIDE, each >= 1")
-    return sizes
-
-
-def map_size(text: str) -> tuple[int, int]:
-    """H,W"""
-    try:
-        h, w = (positive_int(part) for part in text.split(","))
-    except (argparse.ArgumentTypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"got {text!r}, need H,W, each >= 1") from None
-    return h, w
-
-
 def add_pruning(parser: argparse.ArgumentParser) -> None:
     """The options that say how weights are pruned."""
     parser.add_argument(
@@ -85,14 +58,6 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="filters that keep the same kernels (default 1); in a network: those of its 1x1 layers",
     )
-
-
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """The options that say how layers are run."""
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
-    )
-    parser.add_argument("--isa", metavar="NAME", help="instruction set (pconv info lists them; default: the best)")
 
 
 def track(items: Sequence[Any], label: str) -> Iterable[Any]:

@@ -17,7 +17,7 @@ bool is_pointwise(const pconv_conv_desc& c) {
 }
 
 FlatTiles cut_flat(int64_t outputs, int64_t lanes, int64_t vectors, int64_t tile_bytes) {
-  FlatTiles flat = {outputs, lanes, 0, 0, false};
+  FlatTiles flat = {outputs, lanes, 0, 0};
   flat.n_tiles = div_up(flat.n_vectors(), vectors);
   const int64_t most = std::clamp<int64_t>(kL2Bytes / std::max<int64_t>(tile_bytes, 1), 1, flat.n_tiles);
   flat.strip_tiles = div_up(flat.n_tiles, div_up(flat.n_tiles, most));

@@ -14,7 +14,6 @@ struct FlatTiles {
   int64_t outputs, lanes;
   int64_t n_tiles;      // as even as whole vectors go
   int64_t strip_tiles;  // of a strip
-  bool share_rows;      // see shares_rows()
 
   int64_t n_vectors() const { return div_up(outputs, lanes); }
   int64_t n_strips() const { return div_up(n_tiles, strip_tiles); }

@@ -203,8 +203,7 @@ double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns,
 }
 
 Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
-  FlatTiles flat = cut_flat(plan.out_h * plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
-  flat.share_rows = shares_rows(plan, u);
+  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
   const double tile =
       (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) + packing_work(plan, u);
   // Tiles are not all full: half of the work goes by vectors.
@@ -327,6 +326,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (p.ukernel->info->body == Body::kDwDirect) {
     p.direct = cut_direct(p.conv, p.h, p.w, p.out_h, p.out_w, p.isa->table->lanes, p.ukernel->info->vectors);
   }
+  p.share_rows = shares_rows(p, *p.ukernel);
   p.scratch_bytes = scratch_bytes(p);
   if (p.scratch_bytes < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);

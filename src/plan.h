@@ -49,6 +49,7 @@ struct pconv_plan {
   pconv::DirectTiles direct;  // of kDwDirect
   pconv::ChannelPlanes channel_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
+  bool share_rows;        // shares_rows() of the ukernel
   int64_t scratch_bytes;  // of one thread
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }

@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include <atomic>
+#include <cinttypes>
 #include <limits>
 
 #include "pool.h"
@@ -17,7 +18,6 @@ struct RunContext {
   const pconv_run_args& args;
   const Runner& runner;
   Schedule schedule;
-  size_t scratch_bytes;
   std::atomic<bool> out_of_memory{false};
 };
 
@@ -26,7 +26,7 @@ void run_task(void* context, int64_t index) noexcept {
   const pconv_plan& p = ctx.plan;
   const Chunk chunk = chunk_at(p, ctx.schedule, index % ctx.schedule.n_chunks);
   if (chunk.filter_begin == chunk.filter_end) return;  // one filter held more than a chunk's share of the work
-  unsigned char* scratch = thread_scratch(ctx.scratch_bytes);
+  unsigned char* scratch = thread_scratch(static_cast<size_t>(p.scratch_bytes));
   if (scratch == nullptr) {
     ctx.out_of_memory.store(true, std::memory_order_relaxed);
     return;
@@ -45,11 +45,10 @@ int64_t scratch_bytes(const pconv_plan& plan) {
 pconv_status run_plan(const pconv_plan& plan, const pconv_run_args& args) {
   if (plan.n == 0) return PCONV_OK;
   const int n_threads = args.n_threads > 0 ? args.n_threads : default_threads();
-  RunContext ctx{plan, args, runner_of(*plan.ukernel->info), make_schedule(plan, n_threads),
-                 static_cast<size_t>(plan.scratch_bytes)};
+  RunContext ctx{plan, args, runner_of(*plan.ukernel->info), make_schedule(plan, n_threads)};
   parallel_for(ctx.schedule.n_tasks, n_threads, run_task, &ctx);
   if (ctx.out_of_memory.load()) {
-    return fail(PCONV_OUT_OF_MEMORY, "scratch: could not allocate %zu bytes for a thread", ctx.scratch_bytes);
+    return fail(PCONV_OUT_OF_MEMORY, "scratch: could not allocate %" PRId64 " bytes for a thread", plan.scratch_bytes);
   }
   return PCONV_OK;
 }

@@ -22,7 +22,7 @@ bool reads_in_place(const pconv_plan& p) {
 }
 
 // How planes lie in a thread's scratch, in floats: those of a strip with shared rows, or those of each tile with a copy
-// of its outputs for every row that a tap reads (FlatTiles::share_rows).
+// of its outputs for every row that a tap reads (share_rows of the plan).
 struct PlanesLayout {
   CheckedSize row, plane, tile, total;  // tile: 0 with shared rows
 
@@ -31,7 +31,7 @@ struct PlanesLayout {
     const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes.most_rows;
     const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes.n);
     tile = checked(0);
-    if (p.flat.share_rows) {
+    if (p.share_rows) {
       // A strip begins and ends anywhere in a row; a vector is written behind the last output.
       row = checked(p.out_w);
       plane = (checked(div_up(outputs, p.out_w) + rows)) * row + checked(lanes);
@@ -70,7 +70,7 @@ PackPlanesArgs pack_args(const pconv_plan& p, const PlanesLayout& layout) {
   pack.row_stride = pack.w;
   pack.stride_h = static_cast<int32_t>(p.conv.stride_h), pack.stride_w = static_cast<int32_t>(p.conv.stride_w);
   pack.dilation_w = static_cast<int32_t>(p.conv.dilation_w), pack.pad_left = static_cast<int32_t>(p.conv.pad_left);
-  pack.share_rows = p.flat.share_rows;
+  pack.share_rows = p.share_rows;
   pack.plane_floats = static_cast<ptrdiff_t>(layout.plane.value());
   pack.row_floats = static_cast<ptrdiff_t>(layout.row.value());
   return pack;
@@ -98,7 +98,7 @@ GroupPlanes write_planes(const pconv_plan& p, const PlanesLayout& layout, PackPl
                          int64_t end, float* scratch) {
   const auto plane_floats = static_cast<int64_t>(layout.plane.value());
   const auto row_floats = static_cast<int64_t>(layout.row.value());
-  if (p.flat.share_rows) {
+  if (p.share_rows) {
     place_outputs(p, first, end, &group);
     group.planes_out = scratch + div_up(group.before, kLineFloats) * kLineFloats - group.before;
     p.isa->table->pack_planes(group);

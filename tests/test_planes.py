@@ -25,7 +25,10 @@ CASES = {
     "1x1, a ragged end": (40, 8, 7, 7, (1, 1), 1, 1, 0),
     "1x1, more filters than are read in place": (16, 168, 7, 9, (1, 1), 1, 1, 0),
     "a map of 7x7, one output behind whole vectors": (24, 8, 14, 14, (3, 3), 2, 1, 1),
-    "one output behind several tiles": (8, 8, 1, 161, (1, 3), 1, 1, (0, 1)),
+    "one output behind several tiles, the last of 49": (8, 8, 1, 161, (1, 3), 1, 1, (0, 1)),
+    "one output behind one vector": (8, 8, 1, 17, (1, 3), 1, 1, (0, 1)),
+    "one output behind two vectors": (8, 8, 1, 33, (1, 3), 1, 1, (0, 1)),
+    "one output behind four vectors": (8, 8, 1, 65, (1, 3), 1, 1, (0, 1)),
     "five taps, kernels in parts, one output behind": (8, 8, 14, 14, (1, 5), 2, 1, (0, 2)),
     "strides that differ": (8, 8, 30, 31, (5, 3), (1, 2), 1, (2, 1)),
 }

@@ -2,8 +2,8 @@
 // these taps adds its products to the sums of its filter, which lie in L1. An input is loaded once for all filters, not
 // once for each, so the tile may stream from L2; a kernel costs a load and a store of its sums. Geometry is the planes'
 // business (pack_planes.inl). docs/PERFORMANCE.md has the figures.
-// Where the last vector holds one output, as on maps of 7x7, that output's four taps lie in a vector of four instead,
-// its products are added up at the end.
+// Where the last vector would hold one output, as on maps of 7x7, and the ISA has vectors of four (V::kSumsFours), that
+// output has four sums instead, one for each place of a tap in its run, which are added at the end.
 // Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.
 
 // An output on its own: what its taps read, times a kernel's weights, is added to four sums.
@@ -48,7 +48,7 @@ class Scatter {
       const Reg bias = V::broadcast(args.filters[f].bias);
       static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { V::store(sum + i * V::kLanes, bias); });
       if constexpr (kSingle) {
-        const float four[kScatterTaps] = {args.filters[f].bias};
+        const float four[kScatterTaps] = {args.filters[f].bias, -0.0f, -0.0f, -0.0f};  // which leave a bias of -0 be
         V::store_four(sum + kCount * V::kLanes, V::load_four(four));
       }
     }

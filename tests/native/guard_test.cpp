@@ -44,26 +44,42 @@ std::vector<float> small_integers(Rng& rng, size_t size) {
   return values;
 }
 
+struct Geometry {
+  int64_t kernel, stride;
+};
+
+// What the guards look at: ukernels of any geometry read planes of 1x1 layers in place, and split rows where these have
+// a stride.
+std::vector<Geometry> geometries(const Way& way) {
+  if (!way.general || way.depthwise) return {{3, way.step()}};
+  return {{3, 1}, {3, 2}, {1, 1}, {1, 2}};
+}
+
 // Several groups, so that the last one's channels end at the end of x; one filter without kernels, masks of every size.
-Layer make_guard_layer(Rng& rng, int64_t pad, const Way& way) {
+Layer make_guard_layer(Rng& rng, const Geometry& geometry, int64_t pad, const Way& way) {
   Layer layer = way.depthwise ? make_layer(6, 3, 3, pad) : make_layer(6, 4, 2, pad);
-  layer.conv.stride_h = layer.conv.stride_w = way.step();
+  layer.conv.kernel_h = layer.conv.kernel_w = geometry.kernel;
+  layer.conv.stride_h = layer.conv.stride_w = geometry.stride;
+  layer.weights.resize(static_cast<size_t>(6 * layer.group_in() * layer.taps()));
   for (int64_t o = 0; o < 6; ++o) {
     for (int64_t i = 0; i < layer.group_in() && (o != 2 || way.all_kernels()); ++i) {
       const int64_t mask = way.all_kernels() ? 0x1ff : rng.between(1, 511) & way.taps;
-      for (int k = 0; k < 9; ++k) layer.kernel(o, i)[k] = static_cast<float>((mask >> k & 1) * rng.between(1, 5));
+      for (int k = 0; k < layer.taps(); ++k) {
+        layer.kernel(o, i)[k] = static_cast<float>((mask >> k & 1) * rng.between(1, 5));
+      }
     }
   }
   layer.bias = small_integers(rng, 6);
   return layer;
 }
 
-void check_between_guards(const Way& way, const Target& target, Edge edge, int64_t pad) {
+void check_between_guards(const Way& way, const Geometry& geometry, const Target& target, Edge edge, int64_t pad) {
   Rng rng(options().seed + static_cast<uint64_t>(target.w));
-  const Layer layer = make_guard_layer(rng, pad, way);
+  const Layer layer = make_guard_layer(rng, geometry, pad, way);
   const std::vector<float> x =
       small_integers(rng, static_cast<size_t>(target.n * layer.conv.in_channels * target.h * target.w));
-  const int64_t out_h = (target.h + 2 * pad - 3) / way.step() + 1, out_w = (target.w + 2 * pad - 3) / way.step() + 1;
+  const auto outputs = [&](int64_t size) { return (size + 2 * pad - geometry.kernel) / geometry.stride + 1; };
+  const int64_t out_h = outputs(target.h), out_w = outputs(target.w);
   const std::vector<float> residual = small_integers(rng, static_cast<size_t>(target.n * 6 * out_h * out_w));
   const GuardedBytes weights_in = guarded(layer.weights, edge), bias_in = guarded(layer.bias, edge);
   pconv_packed *raw = nullptr, *reread = nullptr;
@@ -85,9 +101,11 @@ void check_between_guards(const Way& way, const Target& target, Edge edge, int64
   const GuardedBytes y_out = guarded(nan, edge);
   const Reference r = reference_conv(layer, target, x.data(), residual.data());
   for (int n_threads : {1, 2}) {
-    set_context(format("%s %s h=%lld w=%lld pad=%lld layout=%d edge=%d threads=%d", way.isa.c_str(),
-                       way.ukernel.c_str(), static_cast<long long>(target.h), static_cast<long long>(target.w),
-                       static_cast<long long>(pad), target.layout, static_cast<int>(edge), n_threads));
+    set_context(format("%s %s kernel=%lld stride=%lld h=%lld w=%lld pad=%lld layout=%d edge=%d threads=%d",
+                       way.isa.c_str(), way.ukernel.c_str(), static_cast<long long>(geometry.kernel),
+                       static_cast<long long>(geometry.stride), static_cast<long long>(target.h),
+                       static_cast<long long>(target.w), static_cast<long long>(pad), target.layout,
+                       static_cast<int>(edge), n_threads));
     run(p, {x_in.floats(), residual_in.floats(), y_out.floats(), -kInf, kInf, n_threads});
     for (size_t i = 0; i < r.y.size(); ++i) {
       if (y_out.floats()[i] == static_cast<float>(r.y[i])) continue;
@@ -103,26 +121,31 @@ void check_maps_between_guards(const Way& way) {
     for (int64_t h = 1; way.fits(h, w); ++h) {
       const pconv_layout layout = way.layout((h + w) % 3 == 0 ? PCONV_NHWC : PCONV_NCHW);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
-        check_between_guards(way, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, 1);
+        const Target target = {1 + w % 2, h, w, layout, way.isa, way.ukernel};
+        check_between_guards(way, {3, way.step()}, target, edge, 1);
       }
     }
   }
 }
 
 // Widths 1 .. 2 tiles + 1 and heights around the tile's rows.
-void check_all_guards(const Way& way) {
-  if (way.map_pixels > 0) return check_maps_between_guards(way);
+void check_widths_between_guards(const Way& way, const Geometry& geometry) {
   const int tile = way.vectors * way.lanes, rows = way.depthwise ? way.vectors : way.rows;
   for (int w = 1; w <= 2 * tile + 1; ++w) {
     for (const pconv_layout wanted : {PCONV_NCHW, PCONV_NHWC}) {
       const pconv_layout layout = way.layout(wanted);
       for (const Edge edge : {Edge::kEnd, Edge::kBegin}) {
-        const int64_t pad = w % 3 == 0 && w > 2 ? 0 : w % 3;
-        const int64_t h = std::max<int64_t>(w * 5 % (2 * rows + 3) + 1, 3 - 2 * pad);
-        check_between_guards(way, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, pad);
+        const int64_t pad = geometry.kernel == 1 || (w % 3 == 0 && w > 2) ? 0 : w % 3;
+        const int64_t h = std::max<int64_t>(w * 4 % (2 * rows + 3) + 1, geometry.kernel - 2 * pad);
+        check_between_guards(way, geometry, {1 + w % 2, h, w, layout, way.isa, way.ukernel}, edge, pad);
       }
     }
   }
+}
+
+void check_all_guards(const Way& way) {
+  if (way.map_pixels > 0) return check_maps_between_guards(way);
+  for (const Geometry& geometry : geometries(way)) check_widths_between_guards(way, geometry);
 }
 
 // The filters keep kernels of the even channels only; the odd ones hold NaN and Inf.

@@ -35,7 +35,8 @@ std::vector<Place> places(const Way& way, const Target& t) {
           {"first of a vector", y, way.lanes},
           {"last of a tile", y, tile - 1},
           {"first of a tile", y, tile},
-          {"last row of a tile", way.rows - 1, tile}};
+          {"last row of a tile", way.rows - 1, tile},
+          {"the last", (t.h - 1) / way.step(), (t.w - 1) / way.step()}};
 }
 
 // Filter 0 keeps one kernel of channel 0 with the mask, filter 2 one of channel 1 (one tap), 1 and 3 none.
@@ -95,7 +96,8 @@ void check_one(const Plan& p, const Layer& layer, const Target& t, float special
 // Only this tap, all others, and the four-tap pattern of that number.
 void check_special_inputs(const Way& way) {
   const int64_t tile = way.vectors * way.lanes;
-  Target t = way.target(1, way.step() * (way.rows + 2), way.step() * (2 * tile + 3), PCONV_NCHW);
+  const int64_t beyond = way.general ? 11 : 3;  // 11: one of three rows' outputs lies behind vectors of 16
+  Target t = way.target(1, way.step() * (way.rows + 2), way.step() * (2 * tile + beyond), PCONV_NCHW);
   int n_cases = 0;
   for (int tap = 0; tap < 9; ++tap) {
     const int one = 1 << tap, rest = 0x1ff & ~one, four = (0x0f << tap | 0x0f >> (9 - tap)) & 0x1ff;
@@ -168,7 +170,7 @@ void check_empty_filters(const Way& way) {
   layer.conv.stride_h = layer.conv.stride_w = way.step();
   for (const bool with_one_kernel : {false, true}) {
     if (with_one_kernel) layer.kernel(0, 0)[4] = 1.0f;
-    const Target t = way.target(1, 9, 2 * way.vectors * way.lanes + 1, PCONV_NCHW);
+    const Target t = way.target(1, 9, 2 * way.vectors * way.lanes + (way.general ? 9 : 1), PCONV_NCHW);
     const Packed packed = pack(layer);
     const Plan p = plan(packed, t);
     const size_t area = static_cast<size_t>(t.h * t.w);
@@ -191,7 +193,8 @@ struct Limits {
 // NaN from the input, from the residual and from the bias passes every clamp; Inf is cut.
 void check_clamps(const Way& way) {
   constexpr Limits kLimits[] = {{0, kInf}, {0, 6}, {-kInf, 6}, {-2, 3}, {-kInf, kInf}, {kDenormal, kInf}};
-  const Target t = way.target(1, way.rows + 1, way.vectors * way.lanes + 3, PCONV_NCHW);
+  const int64_t rows = way.general ? 3 : way.rows + 1, beyond = way.general ? 11 : 3;
+  const Target t = way.target(1, rows, way.vectors * way.lanes + beyond, PCONV_NCHW);
   Layer layer = make_layer(2, 1, 1, 1);
   layer.kernel(0, 0)[3] = layer.kernel(0, 0)[4] = layer.kernel(0, 0)[5] = 1.0f;
   layer.bias = {0.0f, kNaN};

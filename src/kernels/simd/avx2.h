@@ -45,6 +45,7 @@ struct Vec {
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
 
+  static constexpr bool kSumsFours = false;  // see scatter.inl
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __m256i;
   static PCONV_INLINE Lanes lanes(int begin, int end) {
@@ -53,7 +54,6 @@ struct Vec {
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
   }
   // Which lanes' bits are set; loads are masked cheaply enough to read images in place (dwdirect.inl, taps.inl).
-  static constexpr bool kSumsFours = false;  // see scatter.inl
   static constexpr bool kMasksLoads = true;
   static PCONV_INLINE Lanes lanes_of(uint16_t bits) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);

@@ -101,7 +101,8 @@ struct Vec {
     return _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
   }
 
-  // Vectors of four floats.
+  // Vectors of four floats, for a lone output (scatter.inl). The multiply-add is a whole vector's: that of __m128 would
+  // need the FMA extension, which AVX-512 does not imply.
   static constexpr bool kSumsFours = true;
   using Four = __m128;
   static PCONV_INLINE Four load_four(const float* p) { return _mm_loadu_ps(p); }

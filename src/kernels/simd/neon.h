@@ -46,7 +46,6 @@ struct Vec {
     int begin, end;
   };
   static PCONV_INLINE Lanes lanes(int begin, int end) { return {begin, end}; }
-  static constexpr bool kSumsFours = false;  // see scatter.inl
   static constexpr bool kMasksLoads = false, kPicksLanes = false;
   // v with one lane zero, unless `lane` lies outside.
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) {
