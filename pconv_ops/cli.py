@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from ._native import version
 from .cli_bench import add_bench
-from .cli_common import NETS, UsageError, add_pruning, positive_int, track
+from .cli_common import NETS, UsageError, add_pruning, check_file, positive_int, thread_count, track
 from .patterns import named_patterns
 
 PACKED_MAGIC = b"PCONVPK\n"
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
 
     demo = commands.add_parser("demo", help="prune VGG-16, run a photograph through the dense and the fast model")
     demo.add_argument("--image", metavar="PATH", help="photograph (default: the one matplotlib brings)")
-    demo.add_argument("--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number")
+    demo.add_argument("--threads", type=thread_count, metavar="N", help="default: PCONV_NUM_THREADS or torch's number")
     demo.add_argument("--out", default="out", metavar="DIR", help="folder of demo.png (default: out)")
     demo.set_defaults(run=run_demo)
 
@@ -179,8 +179,7 @@ def run_prune(args: argparse.Namespace) -> None:
     if is_packed(source):
         raise UsageError(f"{source}: holds packed weights, which are pruned already (see them with pconv inspect)")
     output = Path(args.output) if args.output else source.with_name(f"{source.stem}.pruned{source.suffix}")
-    if not output.resolve().parent.is_dir():
-        raise UsageError(f"--output: the folder of {output} does not exist")
+    check_file("--output", output)
     steps = iter(track(["read", "prune", "write"], "prune"))
     next(steps)
     content, state = load_checkpoint(source)
@@ -218,7 +217,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(args, f"needs {error.name}: pip install 'pconv_ops[{extra}]'")
     except (ValueError, OSError) as error:
         return fail(args, str(error))
+    except MemoryError:
+        return fail(args, "out of memory")
     except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # torch's own way to say so
+            return fail(args, "out of memory")
         if type(error).__name__ != "BackendUnavailable":
             raise
         return fail(args, str(error))

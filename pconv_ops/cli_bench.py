@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_common import NETS, UsageError, add_pruning, positive_int, track
+from .cli_common import NETS, UsageError, add_pruning, check_file, positive_int, thread_count, track
 
 if TYPE_CHECKING:
     from .cases import BenchOptions, LayerSpec
@@ -48,16 +48,15 @@ def layer_sizes(text: str) -> tuple[int, ...]:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """The options that say how layers are run."""
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
+        "--threads", type=thread_count, metavar="N", help="default: PCONV_NUM_THREADS or torch's number"
     )
     parser.add_argument("--isa", metavar="NAME", help="instruction set (pconv info lists them; default: the best)")
 
 
 def run_bench(args: argparse.Namespace) -> None:
     """pconv bench"""
-    for option, path in (("--json", args.json), ("--plot", args.plot)):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise UsageError(f"{option}: the folder of {path} does not exist")
+    check_file("--json", args.json)
+    check_file("--plot", args.plot)
     if args.plot is not None and args.sweep is None:
         raise UsageError("--plot: only with --sweep")
     alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]

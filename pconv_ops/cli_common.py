@@ -6,9 +6,11 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .patterns import PATTERN_SETS
+from .threads import MAX_THREADS
 
 NETS = (  # of zoo.py, which needs torch
     *("vgg16", "vgg16_cifar", "resnet18", "resnet18_cifar", "resnet50", "resnet50_cifar"),
@@ -20,6 +22,16 @@ class UsageError(ValueError):
     """The command line or an input file is at fault."""
 
 
+def check_file(option: str, path: str | Path | None) -> None:
+    """Raises UsageError where no file can be written, before minutes are spent on what it would hold."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise UsageError(f"{option}: {path} is a folder")
+    if not Path(path).resolve().parent.is_dir():
+        raise UsageError(f"{option}: the folder of {path} does not exist")
+
+
 def positive_int(text: str) -> int:
     """An integer >= 1."""
     try:
@@ -28,6 +40,14 @@ def positive_int(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, need an integer >= 1")
+    return value
+
+
+def thread_count(text: str) -> int:
+    """An integer in 1 .. MAX_THREADS."""
+    value = positive_int(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, need an integer in 1..{MAX_THREADS}")
     return value
 
 

@@ -67,7 +67,7 @@ class DemoResult:
             f" {self.deviations['logits']:.1e}, allowed {TOLERANCE:g}",
             f"the logits tell images apart: turning the image around changes them by {self.images_differ:.2f}",
             _sum_line("pruned convolutions, as in the picture", pruned_rows(self.rows)),
-            _sum_line("convolutions, the dense one included", self.rows),
+            _sum_line("convolutions, the dense one included (torch's time on both sides)", self.rows),
             _speed_line("whole net with its dense classifier", *self.net_ms),
             f"picture: {self.picture}",
         ]

@@ -11,7 +11,7 @@ from operator import index
 from . import _native
 
 _ENVIRONMENT = "PCONV_NUM_THREADS"
-_MAX_THREADS = 1024
+MAX_THREADS = 1024
 
 _explicit = 0  # set by set_num_threads, or by the environment when first asked; 0: neither
 _environment_read = False
@@ -29,8 +29,8 @@ def set_num_threads(n: int) -> None:
         number = index(n)
     except TypeError:
         raise TypeError(f"n: expected an integer, got {n!r}") from None
-    if not 1 <= number <= _MAX_THREADS:
-        raise ValueError(f"n: expected 1..{_MAX_THREADS} threads, got {number}")
+    if not 1 <= number <= MAX_THREADS:
+        raise ValueError(f"n: expected 1..{MAX_THREADS} threads, got {number}")
     _native.set_num_threads(number)
     _explicit = number
 
@@ -46,7 +46,7 @@ def get_num_threads() -> int:
     torch = sys.modules.get("torch")
     # A torch that is still being imported has no such name yet.
     torch_threads = getattr(torch, "get_num_threads", None)
-    return _native.get_num_threads() if torch_threads is None else min(torch_threads(), _MAX_THREADS)
+    return _native.get_num_threads() if torch_threads is None else min(torch_threads(), MAX_THREADS)
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def _from_environment() -> bool:
     global _environment_read
     text = os.environ.get(_ENVIRONMENT, "")
     if text:
-        if not text.isdecimal() or not 1 <= int(text) <= _MAX_THREADS:
-            raise ValueError(f"{_ENVIRONMENT}: expected 1..{_MAX_THREADS}, got '{text}'")
+        if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+            raise ValueError(f"{_ENVIRONMENT}: expected 1..{MAX_THREADS}, got '{text}'")
         set_num_threads(int(text))
     _environment_read = True
     return bool(text)
