@@ -92,25 +92,18 @@ class Scatter {
     } while (sums != end);
   }
 
-  static PCONV_INLINE float sum_of_four(const float* p) { return (p[0] + p[1]) + (p[2] + p[3]); }
-
   // Adds the residual, clamps and stores.
   template <int kCount, bool kSingle>
   static PCONV_INLINE void finish(const TileArgs& args, const float* sums, const FilterProgram& filter) {
     const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
     const ptrdiff_t plane = filter.out_channel * args.plane_stride;
-    static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {
+    static_for<kCount + kSingle>([&](auto i) PCONV_INLINE_LAMBDA {
       const ptrdiff_t at = plane + i * V::kLanes;
       const typename V::Lanes stored = V::lanes(0, args.lane_end - i * V::kLanes);
-      Reg y = V::load(sums + i * V::kLanes);
+      const float* const sum = sums + i * V::kLanes;
+      Reg y = i < kCount ? V::load(sum) : V::broadcast((sum[0] + sum[1]) + (sum[2] + sum[3]));
       if (args.residual != nullptr) y = V::add(y, V::load_lanes(args.residual + at, stored));
       V::store_lanes(args.out + at, V::clamp(y, lo, hi), stored);
     });
-    if constexpr (kSingle) {
-      const ptrdiff_t at = plane + kCount * V::kLanes;
-      Reg y = V::broadcast(sum_of_four(sums + kCount * V::kLanes));
-      if (args.residual != nullptr) y = V::add(y, V::broadcast(args.residual[at]));
-      V::store_lanes(args.out + at, V::clamp(y, lo, hi), V::lanes(0, 1));
-    }
   }
 };
