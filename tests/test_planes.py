@@ -46,17 +46,23 @@ def conv_of(case) -> tuple[torch.Tensor, torch.nn.Conv2d]:
     return torch.randint(-3, 4, (1, ic, h, w), generator=draw).float(), conv
 
 
+def result_of(conv, x, shape, ukernel, **options) -> np.ndarray:
+    """The packed layer's outputs, written where NaN stood."""
+    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    got = np.full(shape, np.nan, np.float32)
+    n, _, h, w = x.shape
+    chosen = {"isa": ukernel["isa"], "ukernel": ukernel["name"]}
+    packed.run(x.data_ptr(), got.ctypes.data, n, h, w, False, **chosen, **options)
+    return got
+
+
 @pytest.mark.parametrize("ukernel", UKERNELS, ids=lambda row: row["name"])
 @pytest.mark.parametrize("name", CASES)
 def test_ukernel_gives_what_torch_gives(name, ukernel):
     x, conv = conv_of(CASES[name])
-    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     with torch.no_grad():
         want = conv(x).numpy()
-    got = np.full(want.shape, np.nan, np.float32)
-    n, _, h, w = x.shape
-    packed.run(x.data_ptr(), got.ctypes.data, n, h, w, False, isa=ukernel["isa"], ukernel=ukernel["name"])
-    assert np.array_equal(got, want)
+    assert np.array_equal(result_of(conv, x, want.shape, ukernel), want)
 
 
 @pytest.mark.parametrize("ukernel", [row for row in UKERNELS if row["body"] == "scatter"], ids=lambda row: row["name"])
@@ -68,12 +74,8 @@ def test_scatter_of_few_taps_with_one_output_behind_whole_vectors(taps, ukernel)
     with torch.no_grad():
         conv.weight.view(20, 12, 9)[:, :, taps:] = 0
         want = (conv(x) + residual).clamp(-5, 20).numpy()
-    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding)
-    got = np.full(want.shape, np.nan, np.float32)
-    chosen = {"isa": ukernel["isa"], "ukernel": ukernel["name"]}
-    addresses = x.data_ptr(), got.ctypes.data
-    packed.run(*addresses, 1, 14, 14, False, residual=residual.data_ptr(), clamp_min=-5, clamp_max=20, **chosen)
-    assert np.array_equal(got, want)
+    options = {"residual": residual.data_ptr(), "clamp_min": -5, "clamp_max": 20}
+    assert np.array_equal(result_of(conv, x, want.shape, ukernel, **options), want)
 
 
 def test_scratch_holds_no_rows_that_no_tap_reads():
