@@ -36,6 +36,14 @@ pconv_conv_desc desc_of(const pconv_packed_header& header);
 
 struct Ukernel;
 
+// What a layer's prepacked form depends on beside the ukernel.
+struct PrepackOptions {
+  bool reorder;  // false: kernels and filters in the layer's own order, nothing merged; to measure what that gains
+  bool shift_columns;  // taps share planes with those that read the same for the output before (prepack_taps.cpp)
+
+  bool operator==(const PrepackOptions& o) const { return reorder == o.reorder && shift_columns == o.shift_columns; }
+};
+
 // Planes that a channel's taps read, at most, and the most rows of one plane that an output's taps read from.
 struct ChannelPlanes {
   int64_t n, most_rows;
@@ -74,7 +82,7 @@ struct pconv_packed {
   // taken (another thread, or a thread that a fork left behind) builds a copy of its own.
   struct CacheEntry {
     const pconv::Ukernel* ukernel;
-    bool reorder;
+    pconv::PrepackOptions options;
     std::shared_ptr<const pconv::Prepacked> prepacked;
   };
   mutable std::mutex cache_lock;

@@ -62,12 +62,22 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
   return c;
 }
 
-// Of a packed tile, where a plane has so many rows for an output.
-int64_t bytes_of_tile(const pconv_plan& plan, const Ukernel& u, int64_t plane_rows) {
+// May taps read shifted planes, where rows are shared?
+bool can_shift(const Ukernel& u) { return u.info->body == Body::kScatter && u.isa->table->masks_loads; }
+
+const ChannelPlanes& planes_of(const pconv_plan& plan, const Ukernel& u, bool share_rows) {
+  return share_rows && can_shift(u) ? plan.shifted_planes : plan.own_planes;
+}
+
+// Of a packed tile, where planes share their rows or have copies of them.
+int64_t bytes_of_tile(const pconv_plan& plan, const Ukernel& u, bool share_rows) {
   CheckedSize floats = checked(u.info->tile_floats);
   if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
   CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes
-  if (u.info->planes()) parts = parts * checked(plan.channel_planes.n) * checked(plane_rows);
+  if (u.info->planes()) {
+    const ChannelPlanes& planes = planes_of(plan, u, share_rows);
+    parts = parts * checked(planes.n) * checked(share_rows ? 1 : planes.most_rows);
+  }
   const CheckedSize bytes = parts * floats * checked(sizeof(float));
   return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
 }
@@ -113,7 +123,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
     case Body::kScatter:
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
-             plan.channel_planes.n * (c.in_channels / c.groups) < kMaxPlanes &&
+             plan.own_planes.n * (c.in_channels / c.groups) < kMaxPlanes &&
              plan.out_h * plan.out_w <= kMaxFlatOutputs && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
   }
   return false;
@@ -285,15 +295,12 @@ bool shares_rows(const pconv_plan& plan, const Ukernel& u) {
   const bool alone = u.info->block == 1 && u.isa->table->masks_loads;
   if (!u.info->planes() || alone || is_pointwise(plan.conv)) return false;
   const int64_t lanes = u.isa->table->lanes, vectors = u.info->vectors;
-  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, lanes, vectors, bytes_of_tile(plan, u, 1));
+  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, lanes, vectors, bytes_of_tile(plan, u, true));
   const int64_t rows = flat.strip_tiles * vectors * lanes / plan.out_w;
-  return flat.n_strips() == 1 || rows >= std::max<int64_t>(2, plan.channel_planes.most_rows);
+  return flat.n_strips() == 1 || rows >= std::max(int64_t{2}, planes_of(plan, u, true).most_rows);
 }
 
-int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
-  const bool copies = u.info->planes() && !shares_rows(plan, u);
-  return bytes_of_tile(plan, u, copies ? plan.channel_planes.most_rows : 1);
-}
+int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) { return bytes_of_tile(plan, u, shares_rows(plan, u)); }
 
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan) {
@@ -304,7 +311,8 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   if (const pconv_status s = read_layout(options, &p.layout)) return s;
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
-  p.channel_planes = channel_planes(packed);
+  p.own_planes = channel_planes(packed, false);
+  p.shifted_planes = channel_planes(packed, true);
   const double filters = static_cast<double>(p.conv.out_channels);
   const FilterWork work = {static_cast<double>(packed.view.header.n_kernels * packed.view.header.block) / filters,
                            static_cast<double>(p.nnz) / filters, static_cast<double>(packed.view.header.n_patterns)};
@@ -327,11 +335,12 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
     p.direct = cut_direct(p.conv, p.h, p.w, p.out_h, p.out_w, p.isa->table->lanes, p.ukernel->info->vectors);
   }
   p.share_rows = shares_rows(p, *p.ukernel);
+  p.shift_columns = p.share_rows && can_shift(*p.ukernel);
   p.scratch_bytes = scratch_bytes(p);
   if (p.scratch_bytes < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }
-  p.prepacked = prepack(packed, *p.ukernel, options.no_reorder == 0);
+  p.prepacked = prepack(packed, *p.ukernel, {options.no_reorder == 0, p.shift_columns});
   *plan = std::make_unique<pconv_plan>(p);
   return PCONV_OK;
 }

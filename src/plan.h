@@ -47,11 +47,14 @@ struct pconv_plan {
   pconv::Columns columns;     // of ukernels that read windows
   pconv::FlatTiles flat;      // of those that read planes
   pconv::DirectTiles direct;  // of kDwDirect
-  pconv::ChannelPlanes channel_planes;
+  // Planes of a channel where every tap column has its own, and where some are shifted.
+  pconv::ChannelPlanes own_planes, shifted_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
   bool share_rows;        // shares_rows() of the ukernel
+  bool shift_columns;     // taps read shifted planes (prepack_taps.h)
   int64_t scratch_bytes;  // of one thread
 
+  const pconv::ChannelPlanes& channel_planes() const { return shift_columns ? shifted_planes : own_planes; }
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
   int64_t n_strips() const {

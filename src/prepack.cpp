@@ -157,18 +157,19 @@ bool taps_cover(const pconv_packed& packed, uint32_t taps) {
                      [&](uint64_t mask) { return (mask & ~uint64_t{taps}) == 0; });
 }
 
-std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, bool reorder) {
-  reorder = reorder || !ukernel.info->pattern();  // nothing else reorders
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, PrepackOptions options) {
+  options.reorder = options.reorder || !ukernel.info->pattern();  // nothing else reorders
   std::unique_lock<std::mutex> lock(packed.cache_lock, std::try_to_lock);
   const auto build_any = [&] {
-    return ukernel.info->pattern() ? build(packed.view, ukernel, reorder) : prepack_taps(packed, ukernel);
+    return ukernel.info->pattern() ? build(packed.view, ukernel, options.reorder)
+                                   : prepack_taps(packed, ukernel, options.shift_columns);
   };
   if (!lock.owns_lock()) return build_any();
   for (const auto& entry : packed.cache) {
-    if (entry.ukernel == &ukernel && entry.reorder == reorder) return entry.prepacked;
+    if (entry.ukernel == &ukernel && entry.options == options) return entry.prepacked;
   }
   std::shared_ptr<const Prepacked> fresh = build_any();
-  packed.cache.push_back({&ukernel, reorder, fresh});
+  packed.cache.push_back({&ukernel, options, fresh});
   return fresh;
 }
 

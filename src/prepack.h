@@ -14,8 +14,7 @@ constexpr int64_t kFilterCostInKernels = 4;
 
 // Can every mask of the layer be covered by a manifest pattern within `taps`?
 bool taps_cover(const pconv_packed& packed, uint32_t taps);
-// `reorder` false: kernels and filters in the layer's own order, nothing merged; to measure what reordering gains.
-std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, bool reorder);
+std::shared_ptr<const Prepacked> prepack(const pconv_packed& packed, const Ukernel& ukernel, PrepackOptions options);
 
 }  // namespace pconv
 #endif  // PCONV_PREPACK_H_

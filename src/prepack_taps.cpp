@@ -20,6 +20,7 @@ constexpr int64_t kMostFilters = 256;
 // A tap of a channel of its group, by what it reads.
 struct Reads {
   int32_t channel, phase, kx, row;  // `row` of the image for output row 0
+  bool shifted = false;             // it reads so for the output before; not a part of where
 
   auto key() const { return std::tie(channel, phase, kx, row); }
   bool same_plane(const Reads& o) const { return std::tie(channel, phase, kx) == std::tie(o.channel, o.phase, o.kx); }
@@ -30,24 +31,37 @@ Reads reads_at(const pconv_conv_desc& conv, int32_t channel, int64_t row, int64_
   return {channel, static_cast<int32_t>(phase), static_cast<int32_t>(kx), static_cast<int32_t>(row)};
 }
 
-Reads reads_of(const pconv_conv_desc& conv, int32_t channel, int64_t tap) {
-  return reads_at(conv, channel, tap / conv.kernel_w * conv.dilation_h - conv.pad_top, tap % conv.kernel_w);
+// The kernel column that reads for an output what column kx reads for the next one of the row, where kx reads padding
+// for the first one; else -1.
+int64_t column_before(const pconv_conv_desc& c, int64_t kx) {
+  const int64_t first = kx * c.dilation_w - c.pad_left;
+  if (first >= 0 || first + c.stride_w < 0 || c.stride_w % c.dilation_w != 0) return -1;
+  const int64_t before = kx + c.stride_w / c.dilation_w;
+  return before < c.kernel_w ? before : -1;
+}
+
+Reads reads_of(const pconv_conv_desc& conv, bool shift_columns, int32_t channel, int64_t tap) {
+  const int64_t row = tap / conv.kernel_w * conv.dilation_h - conv.pad_top, kx = tap % conv.kernel_w;
+  const int64_t before = shift_columns ? column_before(conv, kx) : -1;
+  Reads reads = reads_at(conv, channel, row, before >= 0 ? before : kx);
+  reads.shifted = before >= 0;
+  return reads;
 }
 
 // Planes that the filters of each group read, with channels of the group. Of a 1x1 layer all: they lie in the image.
 class PlaneList {
  public:
-  PlaneList(const PackedView& view, const pconv_conv_desc& conv, FilterTaps* taps, Prepacked* out)
+  PlaneList(const PackedView& view, const pconv_conv_desc& conv, bool shift_columns, FilterTaps* taps, Prepacked* out)
       : conv_(conv), out_(*out) {
     const int64_t per_group = conv.out_channels / conv.groups;
     out_.plane_begin.push_back(0);
     for (int64_t g = 0; g < conv.groups; ++g) {
       used_.clear();
       for (int32_t c = 0; is_pointwise(conv) && c < conv.in_channels / conv.groups; ++c) {
-        used_.push_back(reads_of(conv, c, 0));
+        used_.push_back(reads_of(conv, false, c, 0));
       }
       for (int64_t f = g * per_group; f < (g + 1) * per_group; f += view.header.block) {
-        for (const Tap& tap : taps->of(f)) used_.push_back(reads_of(conv, tap.channel, tap.tap));
+        for (const Tap& tap : taps->of(f)) used_.push_back(reads_of(conv, shift_columns, tap.channel, tap.tap));
         if (used_.size() <= limit_) continue;
         sort_used();
         limit_ = std::max(limit_, 2 * used_.size());  // so that sorting costs little more than listing
@@ -84,14 +98,15 @@ class PlaneList {
 // Common part of the two forms: filters in packed order, cut into units that stay together, each group filled up.
 class TapForm {
  public:
-  TapForm(const PackedView& view, const Ukernel& ukernel)
+  TapForm(const PackedView& view, const Ukernel& ukernel, bool shift_columns)
       : view_(view),
         conv_(desc_of(view.header)),
         info_(*ukernel.info),
         shape_(conv_, ukernel),
         window_floats_(info_.body == Body::kWindow ? static_cast<int64_t>(shape_.floats().value()) : 0),
+        shift_columns_(shift_columns),
         taps_(view) {
-    if (info_.planes()) PlaneList(view, conv_, &taps_, out_.get());
+    if (info_.planes()) PlaneList(view, conv_, shift_columns_, &taps_, out_.get());
   }
 
  protected:
@@ -122,11 +137,13 @@ class TapForm {
 
   // Where a tap reads: a plane_place() among the group's planes, or bytes from the start of the window's tile.
   int32_t offset(int64_t group, int32_t channel, int32_t tap) const {
-    if (info_.planes()) return place(group, reads_of(conv_, channel, tap));
+    if (info_.planes()) return place(group, reads(channel, tap));
     const auto kernel_w = static_cast<int32_t>(conv_.kernel_w);
     const int64_t floats = channel * window_floats_ + shape_.tap(conv_, tap / kernel_w, tap % kernel_w);
     return static_cast<int32_t>(floats * static_cast<int64_t>(sizeof(float)));
   }
+
+  Reads reads(int32_t channel, int32_t tap) const { return reads_of(conv_, shift_columns_, channel, tap); }
 
   // Planes are in the order of what they are read for.
   int32_t place(int64_t group, const Reads& reads) const {
@@ -144,6 +161,7 @@ class TapForm {
   const KernelInfo& info_;
   const TileShape shape_;
   const int64_t window_floats_;  // of a channel
+  const bool shift_columns_;
   FilterTaps taps_;
   std::shared_ptr<Prepacked> out_ = std::make_shared<Prepacked>();
 };
@@ -272,7 +290,11 @@ class ScatterForm : TapForm {
     if (before == nullptr || part.key() != before->key()) {
       ScatterRun run = {};
       run.n_taps = part.n_taps;
-      for (int t = 0; t < part.n_taps; ++t) run.places[t] = offset(group, part.channel, part.taps[t]);
+      for (int t = 0; t < part.n_taps; ++t) {
+        const Reads r = reads(part.channel, part.taps[t]);
+        run.places[t] = place(group, r);
+        run.shifted |= uint32_t{r.shifted} << t;
+      }
       out_->scatter_runs.push_back(run);
     }
     ++out_->scatter_runs.back().n_kernels;
@@ -317,7 +339,7 @@ class DepthwiseForm : TapForm {
 
 }  // namespace
 
-ChannelPlanes channel_planes(const pconv_packed& packed) {
+ChannelPlanes channel_planes(const pconv_packed& packed, bool shift_columns) {
   const PackedView& v = packed.view;
   const pconv_conv_desc conv = desc_of(v.header);
   std::vector<Reads> reads;
@@ -327,7 +349,7 @@ ChannelPlanes channel_planes(const pconv_packed& packed) {
     };
     for (uint32_t m = 0; m < v.header.n_patterns; ++m) {
       if (!keeps(m)) continue;
-      reads.push_back(reads_of(conv, 0, tap));
+      reads.push_back(reads_of(conv, shift_columns, 0, tap));
       break;
     }
   }
@@ -359,10 +381,10 @@ bool block_fits(const pconv_packed& packed, int64_t block) {
   return static_cast<int64_t>(v.header.n_kernels) == all;
 }
 
-std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel) {
-  if (ukernel.info->body == Body::kScatter) return ScatterForm(packed.view, ukernel).build();
-  if (ukernel.info->depthwise()) return DepthwiseForm(packed.view, ukernel).build();
-  return TapStream(packed.view, ukernel).build();
+std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel, bool shift_columns) {
+  if (ukernel.info->body == Body::kScatter) return ScatterForm(packed.view, ukernel, shift_columns).build();
+  if (ukernel.info->depthwise()) return DepthwiseForm(packed.view, ukernel, false).build();
+  return TapStream(packed.view, ukernel, false).build();
 }
 
 }  // namespace pconv

@@ -14,10 +14,13 @@ namespace pconv {
 // a filter must not read a channel that it has no kernel for.
 bool block_fits(const pconv_packed& packed, int64_t block);
 // By the layer's masks.
-ChannelPlanes channel_planes(const pconv_packed& packed);
+ChannelPlanes channel_planes(const pconv_packed& packed, bool shift_columns);
 // Filters that run together in a scatter ukernel: as many as have their sums in L1, units of nearly the same size.
 int64_t scatter_unit(const pconv_conv_desc& conv, const KernelInfo& kernel);
-std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel);
+// shift_columns: a tap column that reads padding for the first output of a row, and for every other output what another
+// column reads for the output before, has no planes of its own. For scatter ukernels that mask loads, where planes hold
+// whole rows of outputs.
+std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel, bool shift_columns);
 
 }  // namespace pconv
 #endif  // PCONV_PREPACK_TAPS_H_

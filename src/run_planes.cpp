@@ -28,8 +28,8 @@ struct PlanesLayout {
 
   explicit PlanesLayout(const pconv_plan& p) {
     const int64_t lanes = p.flat.lanes, tile_outputs = p.ukernel->info->vectors * lanes;
-    const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes.most_rows;
-    const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes.n);
+    const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes().most_rows;
+    const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes().n);
     tile = checked(0);
     if (p.share_rows) {
       // A strip begins and ends anywhere in a row; a vector is written behind the last output.
@@ -113,6 +113,15 @@ GroupPlanes write_planes(const pconv_plan& p, const PlanesLayout& layout, PackPl
   return {scratch, plane_floats, row_floats, tile_floats, false};
 }
 
+// TileArgs::inner_lanes of the outputs [begin, end).
+void mark_inner_lanes(const pconv_plan& p, int64_t begin, int64_t end, uint16_t* lanes) {
+  std::fill(lanes, lanes + kMostScatterVectors, uint16_t{0xffff});
+  for (int64_t j = div_up(begin, p.out_w) * p.out_w - begin; j < end - begin; j += p.out_w) {
+    uint16_t& vector = lanes[j / p.flat.lanes];
+    vector = static_cast<uint16_t>(vector & ~(1u << j % p.flat.lanes));
+  }
+}
+
 // The chunk's filters of a group on the tiles [first, end), unit by unit, so that a unit's weights stay in L2.
 // out and residual in `args` are of output 0.
 void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const GroupPlanes& planes, int64_t first,
@@ -124,6 +133,8 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
   const int64_t step = scatter ? unit : end - begin;
   args.plane_bytes = planes.plane_floats * static_cast<int64_t>(sizeof(float));
   args.plane_row_bytes = planes.row_floats * static_cast<int64_t>(sizeof(float));
+  uint16_t inner_lanes[kMostScatterVectors];
+  args.inner_lanes = p.shift_columns ? inner_lanes : nullptr;
   float* const out = args.out;
   const float* const residual = args.residual;
   for (int64_t f = begin; f < end; f += step) {
@@ -136,6 +147,7 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
       args.lane_end = static_cast<int32_t>(p.flat.begin(t + 1) - at);
       args.out = out + at;
       args.residual = residual != nullptr ? residual + at : nullptr;
+      if (p.shift_columns) mark_inner_lanes(p, at, p.flat.begin(t + 1), inner_lanes);
       args.ragged_input = planes.in_place && t + 1 == p.flat.n_tiles && p.flat.outputs % p.flat.lanes != 0;
       p.ukernel->info->compute(args);
     }

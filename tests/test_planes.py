@@ -13,6 +13,7 @@ SUPPORTED = [row["name"] for row in _native.isas() if row["supported"]]
 UKERNELS = [
     row for row in _native.ukernels() if row["isa"] in SUPPORTED and row["body"] in ("taps", "planes", "scatter")
 ]
+SCATTERS = [row for row in UKERNELS if row["body"] == "scatter"]
 # in, out, h, w, kernel, stride, dilation, padding
 CASES = {
     "rows shared, strips that begin inside a row": (64, 8, 40, 40, (5, 5), 1, 1, 2),
@@ -30,6 +31,13 @@ CASES = {
     "one output behind two vectors": (8, 8, 1, 33, (1, 3), 1, 1, (0, 1)),
     "one output behind four vectors": (8, 8, 1, 65, (1, 3), 1, 1, (0, 1)),
     "five taps, kernels in parts, one output behind": (8, 8, 14, 14, (1, 5), 2, 1, (0, 2)),
+    "two tap columns shifted": (8, 8, 21, 30, (5, 5), 2, 1, 2),
+    "a tap column shifted, another before the padding": (8, 8, 13, 20, (3, 5), 2, 1, (1, 3)),
+    "shifted, dilation that divides the stride": (8, 8, 21, 23, (3, 3), 2, 2, 2),
+    "shifted, stride 3": (8, 8, 20, 34, (4, 4), 3, 1, 2),
+    "shifted, stride 1": (8, 8, 9, 11, (3, 3), 1, 1, 1),
+    "shifted, rows of one output": (8, 8, 40, 1, (3, 3), 1, 1, 1),
+    "shifted, strips that begin inside a row": (200, 8, 90, 90, (3, 3), 2, 1, 1),
     "strides that differ": (8, 8, 30, 31, (5, 3), (1, 2), 1, (2, 1)),
 }
 
@@ -46,9 +54,13 @@ def conv_of(case) -> tuple[torch.Tensor, torch.nn.Conv2d]:
     return torch.randint(-3, 4, (1, ic, h, w), generator=draw).float(), conv
 
 
+def packed_of(conv):
+    return pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
 def result_of(conv, x, shape, ukernel, **options) -> np.ndarray:
     """The packed layer's outputs, written where NaN stood."""
-    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    packed = packed_of(conv)
     got = np.full(shape, np.nan, np.float32)
     n, _, h, w = x.shape
     chosen = {"isa": ukernel["isa"], "ukernel": ukernel["name"]}
@@ -65,7 +77,7 @@ def test_ukernel_gives_what_torch_gives(name, ukernel):
     assert np.array_equal(result_of(conv, x, want.shape, ukernel), want)
 
 
-@pytest.mark.parametrize("ukernel", [row for row in UKERNELS if row["body"] == "scatter"], ids=lambda row: row["name"])
+@pytest.mark.parametrize("ukernel", SCATTERS, ids=lambda row: row["name"])
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 6])
 def test_scatter_of_few_taps_with_one_output_behind_whole_vectors(taps, ukernel):
     """Clamped, with a residual; the last output of 49 has sums of its own on AVX-512."""
@@ -78,10 +90,41 @@ def test_scatter_of_few_taps_with_one_output_behind_whole_vectors(taps, ukernel)
     assert np.array_equal(result_of(conv, x, want.shape, ukernel, **options), want)
 
 
+def scatter_and_torch(conv, packed, size, ukernel) -> tuple[np.ndarray, np.ndarray]:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randint(-3, 4, (1, conv.in_channels, *size), generator=draw).float()
+    with torch.no_grad():
+        want = conv(x).numpy()
+    got = np.full(want.shape, np.nan, np.float32)
+    packed.run(x.data_ptr(), got.ctypes.data, 1, *size, False, isa=ukernel["isa"], ukernel=ukernel["name"])
+    return got, want
+
+
+@pytest.mark.parametrize("ukernel", SCATTERS, ids=lambda row: row["name"])
+def test_one_layer_on_maps_with_and_without_shifted_planes(ukernel):
+    """A wide row has planes for each tile, where no tap is shifted: the layer keeps a form of its weights for each."""
+    _, conv = conv_of((24, 8, 3, 3, (3, 3), 2, 1, 1))
+    packed = packed_of(conv)
+    for size in [(14, 14), (3, 3001), (15, 13), (3, 2999)]:
+        got, want = scatter_and_torch(conv, packed, size, ukernel)
+        assert np.array_equal(got, want), size
+
+
+@pytest.mark.parametrize("ukernel", SCATTERS, ids=lambda row: row["name"])
+def test_a_shifted_column_keeps_other_rows_than_the_one_whose_plane_it_reads(ukernel):
+    _, conv = conv_of((6, 8, 3, 3, (5, 3), 1, 1, (0, 1)))
+    with torch.no_grad():
+        conv.weight[:, :, 1:, 0] = 0
+        conv.weight[:, :, :4, 1] = 0
+        conv.weight[:, :, 1:, 2] = 0
+    got, want = scatter_and_torch(conv, packed_of(conv), (44, 40), ukernel)
+    assert np.array_equal(got, want)
+
+
 def test_scratch_holds_no_rows_that_no_tap_reads():
     """A dilated kernel reads three rows of 2 * 36 + 1."""
     _, conv = conv_of((256, 8, 65, 65, (3, 3), 1, 36, 36))
-    packed = pack(conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    packed = packed_of(conv)
     for ukernel in UKERNELS:
         if ukernel["body"] in ("planes", "scatter"):
             info = packed.plan_info(1, 65, 65, isa=ukernel["isa"], ukernel=ukernel["name"])

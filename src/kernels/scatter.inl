@@ -72,6 +72,15 @@ class Scatter {
     float single[kScatterTaps] = {};
     static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
       const float* const plane = at_place(args, run.places[t]);
+      if constexpr (V::kMasksLoads) {
+        if (run.shifted >> t & 1) {
+          static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {
+            v[t][i] = V::load_lanes(plane + i * V::kLanes - 1, V::lanes_of(args.inner_lanes[i]));
+          });
+          if (kSingle && args.inner_lanes[kCount] & 1) single[t] = plane[kCount * V::kLanes - 1];
+          return;
+        }
+      }
       static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA { v[t][i] = V::load_unaligned(plane + i * V::kLanes); });
       if constexpr (kSingle) single[t] = plane[kCount * V::kLanes];
     });

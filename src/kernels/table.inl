@@ -76,6 +76,7 @@ constexpr KernelInfo planes_row() {
 
 template <class V, int kVectors>
 constexpr KernelInfo scatter_row() {
+  static_assert(kVectors <= kMostScatterVectors && V::kLanes <= 16, "TileArgs::inner_lanes has room");
   return {"scatter",
           Body::kScatter,
           0,

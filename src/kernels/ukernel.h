@@ -54,10 +54,13 @@ struct FilterProgram {
 
 // Kernels, or parts of them, of one channel with the same taps, 1 .. kScatterTaps of them.
 constexpr int kScatterTaps = 4;
+constexpr int kMostScatterVectors = 5;  // of a tile
 struct ScatterRun {
   int32_t places[kScatterTaps];  // plane_place() that the taps read
   int32_t n_taps;
   int32_t n_kernels;  // >= 1
+  uint32_t shifted;   // bit t: for an output tap t reads what lies in its place for the output before; zero where that
+                      // is of another row. Only where V::kMasksLoads
 };
 
 // All kept weights of a list of filters, by channel and taps.
@@ -105,6 +108,7 @@ struct TileArgs {
   ptrdiff_t plane_bytes, plane_row_bytes;  // planes: from one to the next, and from one of its rows to the next
   // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here.
   const ScatterProgram* scatter;
+  const uint16_t* inner_lanes;  // null: no tap is shifted. Of each vector the outputs that are not their row's first
 };
 
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
