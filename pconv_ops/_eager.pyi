@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ._native import PackedConv
+from ._native import MaxPool, PackedConv
 
 def is_plain(x: Any, second: Any, third: Any) -> bool:
     """Whether the dispatcher would do nothing but call the CPU kernel. `second` and `third` may be None."""
@@ -66,3 +66,20 @@ def call(
 ) -> torch.Tensor | None:
     """run() of the layer whose bytes a tensor holds, when the call is a plain one; limits begins with (low, high).
     None: it is not, or there is no handle yet; nothing was done."""
+
+class Pooling:
+    """Max pooling of contiguous float32 inputs of one shape, by arguments that torch takes."""
+
+    output_shape: tuple[int, ...]
+    output_strides: tuple[int, ...]
+
+    def __init__(self, output_shape: tuple[int, ...], output_strides: tuple[int, ...], windows: MaxPool) -> None: ...
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """The output for x, which must be what this was made for, at an address that floats may have."""
+
+def remember_pooling(x: torch.Tensor, arguments: tuple[Any, ...], pooling: Pooling) -> None:
+    """Lets max_pool() take further calls like this one. arguments: (kernel_size, stride, padding, dilation, ceil_mode)
+    as they came; of ones that could change nothing is remembered."""
+
+def max_pool(x: Any, arguments: tuple[Any, ...]) -> torch.Tensor | None:
+    """The max pooling of x, when it is a plain call like one that was remembered. None: it is not; nothing was done."""

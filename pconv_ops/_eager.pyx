@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""The usual eager call of a packed layer on torch tensors, compiled: a small layer runs for 5 microseconds, and as
-Python code what stands here took 6 (docs/PERFORMANCE.md).
+"""The usual eager call of a packed layer, or of a max pooling, on torch tensors, compiled: a small layer runs for 5
+microseconds, and as Python code what stands here took 6 (docs/PERFORMANCE.md).
 
 Knows torch by its Python names alone, so that building needs no torch. Only the usual call: whatever is uncommon comes
-back as None, and torch_op.py, which has the rules of all calls, decides what to do with it.
+back as None, and torch_op.py and pooling.py, which have the rules of all calls, decide what to do with it.
 """
 
 from cpython.long cimport PyLong_FromVoidPtr
@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 import torch
 from torch.autograd import forward_ad
 
-from pconv_ops._native cimport PackedConv
+from pconv_ops._native cimport MaxPool, PackedConv
 from pconv_ops.pconv_h cimport pconv_run_args
 
 from pconv_ops.threads import get_num_threads as _get_num_threads
@@ -183,3 +183,55 @@ def call(x, tensor, residual, limits, dict handles):
         return None
     packed = known(handles, tensor)
     return None if packed is None else run(x, packed, residual, limits[0], limits[1])
+
+
+cdef class Pooling:
+    """Max pooling of contiguous float32 inputs of one shape, by arguments that torch takes."""
+
+    cdef readonly tuple output_shape, output_strides
+    cdef MaxPool windows
+
+    def __init__(self, output_shape, output_strides, MaxPool windows not None):
+        self.output_shape, self.output_strides, self.windows = output_shape, output_strides, windows
+
+    def run(self, x):
+        """The output for x, which must be what this was made for, at an address that floats may have."""
+        cdef uintptr_t address = x.data_ptr()
+        y = x.new_empty_strided(self.output_shape, self.output_strides)
+        cdef uintptr_t y_address = y.data_ptr()
+        self.windows._run(address, y_address, _get_num_threads())
+        return y
+
+
+cdef dict _poolings = {}  # shape, strides and arguments of a call -> these arguments, Pooling
+cdef int _MOST_POOLINGS = 256
+
+
+def _is_constant(value):
+    return value is None or type(value) is int or (type(value) is tuple and all(type(number) is int for number in value))
+
+
+def remember_pooling(x, tuple arguments, Pooling pooling not None):
+    """Lets max_pool() take further calls like this one. arguments: (kernel_size, stride, padding, dilation, ceil_mode)
+    as they came; of ones that could change nothing is remembered."""
+    if not all(map(_is_constant, arguments[:4])) or type(arguments[4]) is not bool:
+        return
+    if len(_poolings) >= _MOST_POOLINGS:
+        _poolings.clear()
+    _poolings[x.shape, x.stride(), arguments] = (arguments, pooling)
+
+
+def max_pool(x, tuple arguments):
+    """The max pooling of x, when it is a plain call like one that was remembered. None: it is not; nothing was done."""
+    if not _is_ordinary(x) or x.dtype is not _float32 or not _is_quiet():
+        return None
+    try:
+        remembered = _poolings.get((x.shape, x.stride(), arguments))
+    except TypeError:  # a list, say
+        return None
+    if remembered is None or <uintptr_t>x.data_ptr() & 3:
+        return None
+    for theirs, ours in zip(arguments, remembered[0]):
+        if theirs is not ours:  # equal, but perhaps 2.0 for 2, which torch refuses
+            return None
+    return (<Pooling>remembered[1]).run(x)

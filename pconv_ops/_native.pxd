@@ -1,8 +1,8 @@
-# What _native.pyx shares with other compiled modules: a packed layer and the way to run it.
+# What _native.pyx shares with other compiled modules: a packed layer, a max pooling and the ways to run them.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 
-from pconv_ops.pconv_h cimport pconv_packed, pconv_packed_info, pconv_plan, pconv_run_args
+from pconv_ops.pconv_h cimport pconv_max_pool_args, pconv_packed, pconv_packed_info, pconv_plan, pconv_run_args
 
 
 cdef class _Plan:
@@ -26,3 +26,10 @@ cdef class PackedConv:
     cdef _Plan _plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, isa, ukernel)
     cdef _Plan _make_plan(self, int64_t n, int64_t h, int64_t w, bint channels_last, bytes isa, bytes ukernel)
     cdef int _run_plan(self, _Plan plan, const pconv_run_args* args) except -1
+
+
+cdef class MaxPool:
+    cdef pconv_max_pool_args args
+    cdef object isa  # the name that `args` points to, or None
+
+    cdef int _run(self, uintptr_t x, uintptr_t y, int n_threads) except -1

@@ -96,21 +96,23 @@ def pack_weights(
 ) -> PackedConv:
     """C-contiguous OIHW fp32 weights -> PackedConv. padding = (top, left, bottom, right)."""
 
-def max_pool(
-    x: int,
-    y: int,
-    planes: int,
-    size: tuple[int, int],
-    output: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    n_threads: int = 0,
-    isa: str | None = None,
-) -> None:
-    """Max pooling of float32 [planes, *size] at address x into [planes, *output] at address y; pairs are (rows,
-    columns), padding is (top, left). Releases the GIL. ValueError: a size out of range, or x and y overlap."""
+class MaxPool:
+    """Max pooling of float32 [planes, *size] into [planes, *output]; pairs are (rows, columns), padding is (top,
+    left)."""
+
+    def __init__(
+        self,
+        planes: int,
+        size: tuple[int, int],
+        output: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        isa: str | None = None,
+    ) -> None: ...
+    def run(self, x: int, y: int, n_threads: int = 0) -> None:
+        """From address x to address y. Releases the GIL. ValueError: a size is out of range, or x and y overlap."""
 
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

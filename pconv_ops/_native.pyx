@@ -340,27 +340,33 @@ def pack_weights(weight, bias, stride, padding, dilation, groups):
     return PackedConv._own(handle)
 
 
-def max_pool(uintptr_t x, uintptr_t y, int64_t planes, size, output, kernel, stride, padding, dilation,
-             int n_threads=0, isa=None):
-    """Max pooling of fp32 planes at these addresses; pairs are (rows, columns)."""
-    cdef pconv_max_pool_args args
-    args.x, args.y = <const float*>x, <float*>y
-    args.planes = planes
-    args.h, args.w = size
-    args.out_h, args.out_w = output
-    args.kernel_h, args.kernel_w = kernel
-    args.stride_h, args.stride_w = stride
-    args.pad_top, args.pad_left = padding
-    args.dilation_h, args.dilation_w = dilation
-    args.n_threads = n_threads
-    args.isa = NULL
-    isa_bytes = _c_name("isa", isa)
-    if isa is not None:
-        args.isa = isa_bytes
-    cdef pconv_status status
-    with nogil:
-        status = pconv_max_pool(&args)
-    _check(status)
+cdef class MaxPool:
+    """Max pooling of fp32 planes of one size, as the core is told; pairs are (rows, columns)."""
+
+    def __init__(self, int64_t planes, size, output, kernel, stride, padding, dilation, isa=None):
+        self.args.planes = planes
+        self.args.h, self.args.w = size
+        self.args.out_h, self.args.out_w = output
+        self.args.kernel_h, self.args.kernel_w = kernel
+        self.args.stride_h, self.args.stride_w = stride
+        self.args.pad_top, self.args.pad_left = padding
+        self.args.dilation_h, self.args.dilation_w = dilation
+        self.isa = _c_name("isa", isa)
+        if isa is not None:  # else NULL
+            self.args.isa = self.isa
+
+    cdef int _run(self, uintptr_t x, uintptr_t y, int n_threads) except -1:
+        cdef pconv_max_pool_args args = self.args  # of this call: others may run
+        args.x, args.y, args.n_threads = <const float*>x, <float*>y, n_threads
+        cdef pconv_status status
+        with nogil:
+            status = pconv_max_pool(&args)
+        _check(status)
+        return 0
+
+    def run(self, uintptr_t x, uintptr_t y, int n_threads=0):
+        """Pools the planes at these addresses."""
+        self._run(x, y, n_threads)
 
 
 def set_num_threads(int n):

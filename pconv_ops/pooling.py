@@ -7,28 +7,20 @@ tracer, a mode, autocast, arguments that torch refuses) goes to torch. Results a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import _native, torch_op
-from .threads import get_num_threads
+from . import _eager, torch_op
+from ._native import MaxPool
 
 Pair = tuple[int, int]
 _MAX_GEOMETRY = 65535  # what the core takes
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _by_torch: Any = F.max_pool2d  # its overloads leave out what this one passes on
-
-
-class _Windows(NamedTuple):
-    """What the core needs beside the tensors, all (rows, columns)."""
-
-    output: Pair
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
 
 
 def max_pool2d(
@@ -46,14 +38,16 @@ def max_pool2d(
     gradient is recorded. Returns [N, C, out_h, out_w] (or [C, out_h, out_w]) of input's dtype; ceil_mode decides about
     windows that reach behind the padded input. return_indices: (output, indices), by torch. Raises what torch raises.
     """
-    if not return_indices and torch_op.is_plain(input) and _is_readable(input):
-        size = tuple(input.shape[-2:])
-        windows = _windows(size, _pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation), bool(ceil_mode))
-        if windows is not None:
-            y = input.new_empty((*input.shape[:-2], *windows.output))
-            planes = input.numel() // (size[0] * size[1])
-            _native.max_pool(input.data_ptr(), y.data_ptr(), planes, size, *windows, get_num_threads())
+    if not return_indices and not _is_dynamo_compiling():  # a compiler cannot trace what follows
+        arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+        y = _eager.max_pool(input, arguments)
+        if y is not None:
             return y
+        if torch_op.is_plain(input) and _is_readable(input):
+            pooling = _pooling(tuple(input.shape), *map(_pair, arguments[:4]), bool(ceil_mode))
+            if pooling is not None:
+                _eager.remember_pooling(input, arguments, pooling)
+                return pooling.run(input)
     return _by_torch(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -78,10 +72,15 @@ def _pair(value: Any) -> Pair | None:
 
 
 @lru_cache(maxsize=256)
-def _windows(
-    size: Pair, kernel: Pair | None, stride: Pair | None, padding: Pair | None, dilation: Pair | None, ceil_mode: bool
-) -> _Windows | None:
-    """The windows over a plane, None where torch or the core would refuse them. stride None: the kernel's size."""
+def _pooling(
+    shape: tuple[int, ...],
+    kernel: Pair | None,
+    stride: Pair | None,
+    padding: Pair | None,
+    dilation: Pair | None,
+    ceil_mode: bool,
+) -> _eager.Pooling | None:
+    """Of inputs [..., H, W], None where torch or the core would refuse it. stride None: the kernel's size."""
     if kernel is None or padding is None or dilation is None:
         return None
     stride = kernel if stride is None else stride
@@ -89,9 +88,14 @@ def _windows(
         return None
     if any(pad < 0 or pad > k // 2 for pad, k in zip(padding, kernel, strict=True)):
         return None
+    size = (shape[-2], shape[-1])
     axes = zip(size, kernel, stride, padding, dilation, strict=True)
     out_h, out_w = (_output_size(*axis, ceil_mode) for axis in axes)
-    return None if min(out_h, out_w) < 1 else _Windows((out_h, out_w), kernel, stride, padding, dilation)
+    if min(out_h, out_w) < 1:
+        return None
+    output_shape = (*shape[:-2], out_h, out_w)
+    windows = MaxPool(prod(shape[:-2]), size, (out_h, out_w), kernel, stride, padding, dilation)
+    return _eager.Pooling(output_shape, torch.empty(output_shape, device="meta").stride(), windows)
 
 
 def _output_size(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:

@@ -12,7 +12,7 @@ from networks import random
 from torch import fx, nn
 from torch.nn import functional as F
 
-from pconv_ops import _native
+from pconv_ops import _eager, _native, pooling
 from pconv_ops.pooling import NativeMaxPool2d, max_pool2d
 
 
@@ -20,8 +20,19 @@ from pconv_ops.pooling import NativeMaxPool2d, max_pool2d
 def native(monkeypatch):
     """Counts the calls that reach the core."""
     calls = []
-    run = _native.max_pool
-    monkeypatch.setattr(_native, "max_pool", lambda *args: (calls.append(args), run(*args)))
+
+    def count(module, name):
+        function = getattr(module, name)
+
+        def counted(*args):
+            result = function(*args)
+            calls.extend([name] if result is not None else [])
+            return result
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(_eager, "max_pool")
+    count(pooling, "_pooling")
     return calls
 
 
@@ -123,6 +134,46 @@ def test_gradients_are_torchs(native):
     assert len(native) == 1
 
 
+def test_repeated_calls_take_the_compiled_path(native):
+    x, other, last = random(1, 3, 8, 8), random(1, 3, 6, 8), channels_last(1, 3, 8, 8)
+    pool = NativeMaxPool2d((2, 2))
+    for value in (x, x, other, x, last, x.double()):
+        assert same(pool(value), F.max_pool2d(value, 2))
+    assert native == ["_pooling", "max_pool", "_pooling", "max_pool"]
+    pool.kernel_size, pool.stride = 3, 1
+    assert same(pool(x), F.max_pool2d(x, 3, 1))
+    assert native[4:] == ["_pooling"]
+
+
+@pytest.mark.parametrize("like", [2.0, True, "2", [2, 2], (2.0, 2.0)], ids=repr)
+def test_remembered_arguments_admit_no_others(like, native):
+    """2.0 and True equal remembered numbers, but torch refuses them; a list may change."""
+    x = random(1, 2, 7, 9)
+    for kernel in (1, 2, (2, 2)):
+        for _ in range(2):
+            max_pool2d(x, kernel, 1)
+    native.clear()
+    try:
+        expected = F.max_pool2d(x, like, 1)
+    except (RuntimeError, TypeError) as error:
+        with pytest.raises(type(error)):
+            max_pool2d(x, like, 1)
+        assert not native
+    else:
+        assert same(max_pool2d(x, like, 1), expected)
+        assert native == ["_pooling"]
+        if isinstance(like, list):
+            like[:] = [3, 3]
+            assert same(max_pool2d(x, like, 1), F.max_pool2d(x, 3, 1))
+
+
+def test_remembered_calls_are_bounded():
+    for h in range(2, 700):
+        assert max_pool2d(random(1, 1, h, 2), 2).shape == (1, 1, h // 2, 1)
+    x = random(1, 1, 4, 4)
+    assert same(max_pool2d(x, 2), F.max_pool2d(x, 2))
+
+
 def test_indices_are_torchs(native):
     x = random(1, 2, 6, 6)
     for got in (max_pool2d(x, 2, return_indices=True), NativeMaxPool2d(2, return_indices=True)(x)):
@@ -169,11 +220,12 @@ def test_other_inputs_raise_as_in_torch():
 def test_results_do_not_depend_on_threads():
     x = random(8, 64, 57, 57)
     expected = F.max_pool2d(x, 3, 2, 1)
-    size = {"size": (57, 57), "output": (29, 29), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    pairs = {"size": (57, 57), "output": (29, 29), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
     for isa in [row["name"] for row in _native.isas() if row["supported"]]:
         for n_threads in (1, 2, 7):
             y = torch.full_like(expected, 99.0)
-            _native.max_pool(x.data_ptr(), y.data_ptr(), 8 * 64, **size, dilation=(1, 1), n_threads=n_threads, isa=isa)
+            windows = _native.MaxPool(8 * 64, **pairs, dilation=(1, 1), isa=isa)
+            windows.run(x.data_ptr(), y.data_ptr(), n_threads)
             assert torch.equal(y, expected)
     with ThreadPoolExecutor(4) as pool:
         assert all(torch.equal(y, expected) for y in pool.map(lambda _: max_pool2d(x, 3, 2, 1), range(16)))
@@ -182,11 +234,11 @@ def test_results_do_not_depend_on_threads():
 def test_binding_refuses():
     x, pairs = random(8, 8), {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)}
     with pytest.raises(ValueError, match="overlaps"):
-        _native.max_pool(x.data_ptr(), x.data_ptr(), 1, (8, 8), (4, 4), **pairs)
+        _native.MaxPool(1, (8, 8), (4, 4), **pairs).run(x.data_ptr(), x.data_ptr())
     with pytest.raises(ValueError, match="out_h"):
-        _native.max_pool(x.data_ptr(), 64, 1, (8, 8), (0, 4), **pairs)
+        _native.MaxPool(1, (8, 8), (0, 4), **pairs).run(x.data_ptr(), 64)
     with pytest.raises(_native.BackendUnavailable):
-        _native.max_pool(x.data_ptr(), 64, 1, (8, 8), (4, 4), **pairs, isa="none")
+        _native.MaxPool(1, (8, 8), (4, 4), **pairs, isa="none").run(x.data_ptr(), 64)
 
 
 def test_compiles_exports_and_traces(native):

@@ -1,11 +1,21 @@
 // Max pooling, rows first: the maximum over a window's rows is taken straight from the image, whole vectors of columns
 // whatever the strides, and kept as a line in L1; the windows of an output row then take their columns from its line.
-// Lines hold minus infinity where the image is padded, written once. Included by isa.cpp inside the ISA's unnamed
-// namespace.
+// Lines hold minus infinity where the image is padded, written once. Where windows of 2x2 tile narrow planes, lines are
+// left out: a vector of outputs may be of several rows, and of several planes. Included by isa.cpp inside the ISA's
+// unnamed namespace.
 
 class MaxPool {
  public:
   static void compute(const MaxPoolArgs& args) noexcept {
+    if (are_narrow_tiles(args)) return narrow_tiles<Vec>(args);
+    compute_lines(args);
+  }
+
+ private:
+  using Reg = Vec::Reg;
+  using RowFn = void (*)(const MaxPoolArgs&, const float* line, float* out);
+
+  static void compute_lines(const MaxPoolArgs& args) {
     const int64_t spanned = (args.out_w - 1) * args.stride_w + (args.kernel_w - 1) * args.dilation_w + 1;
     const int64_t inside = spanned - args.pad_left;
     const int64_t n_columns = inside < args.w ? inside : args.w;  // of the image, that any window looks at
@@ -25,9 +35,66 @@ class MaxPool {
     }
   }
 
- private:
-  using Reg = Vec::Reg;
-  using RowFn = void (*)(const MaxPoolArgs&, const float* line, float* out);
+  // Windows of 2x2 that tile the planes, so that from plane to plane too the rows of inputs and outputs follow each
+  // other without a gap, and rows of outputs that fit a vector.
+  static bool are_narrow_tiles(const MaxPoolArgs& args) {
+    return args.kernel_h == 2 && args.kernel_w == 2 && args.stride_h == 2 && args.stride_w == 2 &&
+           args.dilation_h == 1 && args.dilation_w == 1 && args.pad_top == 0 && args.pad_left == 0 &&
+           Vec::kPicksLanes && args.h == 2 * args.out_h && args.w == 2 * args.out_w && args.out_w <= Vec::kLanes;
+  }
+
+  // As many whole rows of outputs as a vector holds are computed together. V is Vec: a template, as other ISAs do not
+  // permute.
+  template <class V>
+  class NarrowTiles {
+   public:
+    explicit NarrowTiles(int64_t out_w) : outputs_(static_cast<int>(V::kLanes / out_w * out_w)) {
+      const auto width = static_cast<int32_t>(out_w);
+      for (int32_t i = 0; i < outputs_; ++i) {
+        upper_[i] = i / width * 2 * width + i % width;
+        lower_[i] = upper_[i] + width;
+      }
+    }
+
+    void compute(const MaxPoolArgs& args) const {
+      const typename V::Index upper = V::load_index(upper_), lower = V::load_index(lower_);
+      const int64_t end = args.planes * args.out_h * args.out_w;
+      int64_t at = 0;
+      for (; at + V::kLanes <= end; at += outputs_) {  // what is stored behind these outputs is overwritten
+        V::store_unaligned(args.out + at, vector(upper, lower, [&](int i) PCONV_INLINE_LAMBDA {
+                             return V::load_unaligned(args.in + 4 * at + i * V::kLanes);
+                           }));
+      }
+      for (; at < end; at += outputs_) {
+        const int n = end - at < outputs_ ? static_cast<int>(end - at) : outputs_;
+        const Reg m = vector(upper, lower, [&](int i) PCONV_INLINE_LAMBDA {
+          return V::load_lanes(args.in + 4 * at + i * V::kLanes, V::lanes(0, 4 * n - i * V::kLanes));
+        });
+        V::store_lanes(args.out + at, m, V::lanes(0, n));
+      }
+    }
+
+   private:
+    // load(i): vector number i of the inputs.
+    template <class Load>
+    static PCONV_INLINE Reg vector(typename V::Index upper, typename V::Index lower, Load load) {
+      const Reg low = pair_maxima(load(0), load(1)), high = pair_maxima(load(2), load(3));
+      return V::maximum(V::permute(low, upper, high), V::permute(low, lower, high));
+    }
+    static PCONV_INLINE Reg pair_maxima(Reg low, Reg high) {
+      Reg even, odd;
+      V::deinterleave(low, high, &even, &odd);
+      return V::maximum(even, odd);
+    }
+
+    int outputs_;                                            // computed together
+    int32_t upper_[V::kLanes] = {}, lower_[V::kLanes] = {};  // among the maxima of pairs: a window's two
+  };
+
+  template <class V>
+  static void narrow_tiles(const MaxPoolArgs& args) {
+    if constexpr (V::kPicksLanes) NarrowTiles<V>(args.out_w).compute(args);
+  }
 
   static PCONV_INLINE Reg lowest() { return Vec::broadcast(-__builtin_inff()); }
 

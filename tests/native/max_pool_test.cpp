@@ -118,6 +118,20 @@ void common_windows(const char* isa) {
   }
 }
 
+// Windows that tile planes of any width, alone and many of them: rows of several planes may share a vector.
+void tiles(const char* isa) {
+  Rng rng(options().seed + 3);
+  for (int64_t w = 2; w <= 40; w += 2) {
+    for (const int64_t h : {int64_t{2}, w, w + 6}) {
+      for (const int64_t planes : {1, 2, 7, 33}) {
+        pconv_max_pool_args a = sizes(planes, h, w, 2, 2, 0);
+        a.isa = isa;
+        check(rng, a);
+      }
+    }
+  }
+}
+
 // Any geometry, ceil_mode's windows behind the image included.
 void random_windows(const char* isa) {
   Rng rng(options().seed + 1);
@@ -227,11 +241,9 @@ TEST(hostile_arguments) {
 }
 
 void add_tests() {
-  const std::pair<const char*, void (*)(const char*)> tests[] = {{"common", common_windows},
-                                                                 {"random", random_windows},
-                                                                 {"large", large_planes},
-                                                                 {"nothing_but", nothing_but},
-                                                                 {"one_nan", one_nan}};
+  const std::pair<const char*, void (*)(const char*)> tests[] = {{"common", common_windows},   {"tiles", tiles},
+                                                                 {"random", random_windows},   {"large", large_planes},
+                                                                 {"nothing_but", nothing_but}, {"one_nan", one_nan}};
   pconv_isa_info info{};
   for (int i = 0; pconv_list_isa(i, &info); ++i) {
     if (!options().isa.empty() && options().isa != info.name) continue;
