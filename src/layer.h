@@ -49,7 +49,8 @@ struct ChannelPlanes {
   int64_t n, most_rows;
 };
 
-// The weights and offsets of a layer as one ukernel reads them. Depends on the tile shape, not on the input's size.
+// The weights and offsets of a layer as one ukernel reads them. Depends on the tile shape and PrepackOptions; of the
+// input's size only as far as these do: a scatter layer that meets maps with and without shifted planes has two.
 struct Prepacked {
   std::vector<float> weights;
   std::vector<int32_t> offsets;
@@ -78,8 +79,8 @@ struct pconv_packed {
   size_t n_bytes = 0;
   pconv::PackedView view = {};
 
-  // Prepacked forms by ukernel, shared by all plans of this layer. Only ever try_lock()ed: a plan that finds the lock
-  // taken (another thread, or a thread that a fork left behind) builds a copy of its own.
+  // Prepacked forms by ukernel and options, shared by all plans of this layer. Only ever try_lock()ed: a plan that
+  // finds the lock taken (another thread, or a thread that a fork left behind) builds a copy of its own.
   struct CacheEntry {
     const pconv::Ukernel* ukernel;
     pconv::PrepackOptions options;

@@ -62,26 +62,6 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
   return c;
 }
 
-// May taps read shifted planes, where rows are shared?
-bool can_shift(const Ukernel& u) { return u.info->body == Body::kScatter && u.isa->table->masks_loads; }
-
-const ChannelPlanes& planes_of(const pconv_plan& plan, const Ukernel& u, bool share_rows) {
-  return share_rows && can_shift(u) ? plan.shifted_planes : plan.own_planes;
-}
-
-// Of a packed tile, where planes share their rows or have copies of them.
-int64_t bytes_of_tile(const pconv_plan& plan, const Ukernel& u, bool share_rows) {
-  CheckedSize floats = checked(u.info->tile_floats);
-  if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
-  CheckedSize parts = checked(plan.conv.in_channels / plan.conv.groups);  // of the tile: channels, or planes
-  if (u.info->planes()) {
-    const ChannelPlanes& planes = planes_of(plan, u, share_rows);
-    parts = parts * checked(planes.n) * checked(share_rows ? 1 : planes.most_rows);
-  }
-  const CheckedSize bytes = parts * floats * checked(sizeof(float));
-  return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
-}
-
 // Outputs of planes are numbered in 32 bits.
 constexpr int64_t kMaxFlatOutputs = int64_t{1} << 30;
 
@@ -96,6 +76,11 @@ bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
 bool is_pattern_layer(const pconv_conv_desc& c, int stride) {
   return c.kernel_h == 3 && c.kernel_w == 3 && c.stride_h == stride && c.stride_w == stride && c.dilation_h == 1 &&
          c.dilation_w == 1;
+}
+
+// A tile that is read in place counts too: its bytes are what the plan weighs.
+bool planes_fit(const PlanesLayout& planes) {
+  return planes.tile_bytes <= kMaxTileBytes && planes.total <= kMaxTileBytes / static_cast<int64_t>(sizeof(float));
 }
 
 // Does the ukernel take this layer and map?
@@ -124,7 +109,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
       // NHWC would have to be transposed for single outputs.
       return plan.layout == PCONV_NCHW && block_fits(packed, std::max(u.info->block, 1)) &&
              plan.own_planes.n * (c.in_channels / c.groups) < kMaxPlanes &&
-             plan.out_h * plan.out_w <= kMaxFlatOutputs && checked(tile_bytes(plan, u)).at_most(kMaxTileBytes);
+             plan.out_h * plan.out_w <= kMaxFlatOutputs && planes_fit(lay_out_planes(plan, u));
   }
   return false;
 }
@@ -191,34 +176,38 @@ double scatter_work(const pconv_plan& plan, const Ukernel& u, const FilterWork& 
   return multiply_adds + runs / filters * (kScatterTaps * vectors + kRunWork) + 8.0 * vectors + 10.0;
 }
 
-// Packing of windows and planes, spread over the filters.
-double packing_work(const pconv_plan& plan, const Ukernel& u) {
-  constexpr double kVectorWork = 10.0;  // of a vector of a tile, in multiply-adds
-  const double vectors = static_cast<double>(tile_bytes(plan, u)) / sizeof(float) / u.isa->table->lanes;
-  return vectors * kVectorWork / static_cast<double>(plan.conv.out_channels / plan.conv.groups);
+// Packing so many floats of windows or planes for a tile, spread over the filters.
+double packing_work(const pconv_plan& plan, const Ukernel& u, double floats) {
+  constexpr double kVectorWork = 10.0;  // of a vector, in multiply-adds
+  return floats / u.isa->table->lanes * kVectorWork / static_cast<double>(plan.conv.out_channels / plan.conv.groups);
 }
 
 struct Choice {
   const Ukernel* ukernel;
   Columns columns;
-  FlatTiles flat;
+  PlanesLayout planes;
   double work;
 };
 
 // Predicted work of a layer with one ukernel and cut.
 double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns, const FilterWork& work) {
+  const double tile_floats = static_cast<double>(tile_bytes(plan, u)) / sizeof(float);
   const double tile = u.info->pattern() ? pattern_work(plan, u, columns, work.kernels)
-                                        : taps_work(plan, u, work) + packing_work(plan, u);
+                                        : taps_work(plan, u, work) + packing_work(plan, u, tile_floats);
   return tile * static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
 }
 
-Choice choose_flat(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
-  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, u.isa->table->lanes, u.info->vectors, tile_bytes(plan, u));
-  const double tile =
-      (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) + packing_work(plan, u);
+Choice cut_planes(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
+  const PlanesLayout planes = lay_out_planes(plan, u);
+  // What is read in place counts as if it were packed: so the costs were fitted.
+  const double floats = planes.in_place
+                            ? static_cast<double>(planes.tile_bytes) / sizeof(float)
+                            : static_cast<double>(planes.total) / static_cast<double>(planes.flat.strip_tiles);
+  const double tile = (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) +
+                      packing_work(plan, u, floats);
   // Tiles are not all full: half of the work goes by vectors.
-  const double full = static_cast<double>(flat.n_vectors()) / static_cast<double>(u.info->vectors);
-  return {&u, {}, flat, tile * (full + static_cast<double>(flat.n_tiles)) / 2};
+  const double full = static_cast<double>(planes.flat.n_vectors()) / static_cast<double>(u.info->vectors);
+  return {&u, {}, planes, tile * (full + static_cast<double>(planes.flat.n_tiles)) / 2};
 }
 
 // Strips of rows whose padded inputs stay in L1. Nothing else comes near: no work is predicted.
@@ -233,7 +222,7 @@ Choice cut_depthwise(const pconv_plan& plan, const Ukernel& u) {
 
 // The best cut for one ukernel: bands on their own, or as few of them side by side as have the lowest cost.
 Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
-  if (u.info->planes()) return choose_flat(plan, u, work);
+  if (u.info->planes()) return cut_planes(plan, u, work);
   if (u.info->body == Body::kDepthwise) return cut_depthwise(plan, u);
   if (u.info->body == Body::kDwDirect) return {&u, cut_evenly(plan.out_w, plan.out_w), {}, 0.0};
   const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
@@ -291,16 +280,13 @@ pconv_status too_large_tile(const pconv_conv_desc& c) {
 
 }  // namespace
 
-bool shares_rows(const pconv_plan& plan, const Ukernel& u) {
-  const bool alone = u.info->block == 1 && u.isa->table->masks_loads;
-  if (!u.info->planes() || alone || is_pointwise(plan.conv)) return false;
-  const int64_t lanes = u.isa->table->lanes, vectors = u.info->vectors;
-  const FlatTiles flat = cut_flat(plan.out_h * plan.out_w, lanes, vectors, bytes_of_tile(plan, u, true));
-  const int64_t rows = flat.strip_tiles * vectors * lanes / plan.out_w;
-  return flat.n_strips() == 1 || rows >= std::max(int64_t{2}, planes_of(plan, u, true).most_rows);
+int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) {
+  if (u.info->planes()) return lay_out_planes(plan, u).tile_bytes;
+  CheckedSize floats = checked(u.info->tile_floats);
+  if (u.info->body == Body::kWindow) floats = TileShape(plan.conv, u).floats();
+  const CheckedSize bytes = checked(plan.conv.in_channels / plan.conv.groups) * floats * checked(sizeof(float));
+  return bytes.at_most(INT64_MAX) ? static_cast<int64_t>(bytes.value()) : INT64_MAX;
 }
-
-int64_t tile_bytes(const pconv_plan& plan, const Ukernel& u) { return bytes_of_tile(plan, u, shares_rows(plan, u)); }
 
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,
                        std::unique_ptr<pconv_plan>* plan) {
@@ -330,17 +316,15 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   }
   p.ukernel = choice.ukernel;
   p.columns = choice.columns;
-  p.flat = choice.flat;
+  p.planes = choice.planes;
   if (p.ukernel->info->body == Body::kDwDirect) {
     p.direct = cut_direct(p.conv, p.h, p.w, p.out_h, p.out_w, p.isa->table->lanes, p.ukernel->info->vectors);
   }
-  p.share_rows = shares_rows(p, *p.ukernel);
-  p.shift_columns = p.share_rows && can_shift(*p.ukernel);
   p.scratch_bytes = scratch_bytes(p);
   if (p.scratch_bytes < 0) {
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }
-  p.prepacked = prepack(packed, *p.ukernel, {options.no_reorder == 0, p.shift_columns});
+  p.prepacked = prepack(packed, *p.ukernel, {options.no_reorder == 0, p.planes.shift_columns});
   *plan = std::make_unique<pconv_plan>(p);
   return PCONV_OK;
 }

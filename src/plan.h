@@ -8,8 +8,8 @@
 #include "checked.h"
 #include "direct_tiles.h"
 #include "dispatch.h"
-#include "flat_tiles.h"
 #include "layer.h"
+#include "planes_layout.h"
 
 namespace pconv {
 
@@ -44,22 +44,19 @@ struct pconv_plan {
   pconv_layout layout;
   const pconv::Isa* isa;
   const pconv::Ukernel* ukernel;
-  pconv::Columns columns;     // of ukernels that read windows
-  pconv::FlatTiles flat;      // of those that read planes
-  pconv::DirectTiles direct;  // of kDwDirect
+  pconv::Columns columns;      // of ukernels that read windows
+  pconv::PlanesLayout planes;  // of those that read planes
+  pconv::DirectTiles direct;   // of kDwDirect
   // Planes of a channel where every tap column has its own, and where some are shifted.
   pconv::ChannelPlanes own_planes, shifted_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
-  bool share_rows;        // shares_rows() of the ukernel
-  bool shift_columns;     // taps read shifted planes (prepack_taps.h)
   int64_t scratch_bytes;  // of one thread
 
-  const pconv::ChannelPlanes& channel_planes() const { return shift_columns ? shifted_planes : own_planes; }
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
   int64_t n_strips() const {
     if (ukernel->info->body == pconv::Body::kDwDirect) return direct.n_strips();
-    return ukernel->info->planes() ? flat.n_strips() : pconv::div_up(bands_in(out_h), columns.strip_bands);
+    return ukernel->info->planes() ? planes.flat.n_strips() : pconv::div_up(bands_in(out_h), columns.strip_bands);
   }
   // Input rows that `rows` output rows read.
   int64_t input_rows(int64_t rows) const {
@@ -67,7 +64,7 @@ struct pconv_plan {
   }
   // Results that one filter computes for an image.
   int64_t n_lanes() const {
-    if (ukernel->info->planes()) return flat.n_vectors() * flat.lanes;
+    if (ukernel->info->planes()) return planes.flat.n_vectors() * planes.flat.lanes;
     const int64_t lanes = isa->table->lanes;
     if (ukernel->info->body == pconv::Body::kDwDirect) return direct.n_vectors * lanes;
     if (ukernel->info->body == pconv::Body::kDepthwise) return out_h * pconv::div_up(out_w, lanes) * lanes;
@@ -80,10 +77,6 @@ namespace pconv {
 // Of a packed tile, so that offsets are 32 bits and a thread's scratch stays within reason.
 constexpr int64_t kMaxTileBytes = int64_t{1} << 28;
 
-// Do taps of a ukernel that reads planes share the rows of a plane? Not where single filters need aligned loads
-// (unaligned ones are dear where loads can be masked), nor where a strip is but a part of a wide row or has few: then
-// every tile has planes of its own, with a copy of its outputs for each row.
-bool shares_rows(const pconv_plan& plan, const Ukernel& ukernel);
 // Bytes of one packed input tile, with planes at most; INT64_MAX when they do not fit.
 int64_t tile_bytes(const pconv_plan& plan, const Ukernel& ukernel);
 pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& options,

@@ -32,7 +32,8 @@ Reads reads_at(const pconv_conv_desc& conv, int32_t channel, int64_t row, int64_
 }
 
 // The kernel column that reads for an output what column kx reads for the next one of the row, where kx reads padding
-// for the first one; else -1.
+// for the first one and for no other: then that column reads none for the first one, and is not shifted itself. Else
+// -1.
 int64_t column_before(const pconv_conv_desc& c, int64_t kx) {
   const int64_t first = kx * c.dilation_w - c.pad_left;
   if (first >= 0 || first + c.stride_w < 0 || c.stride_w % c.dilation_w != 0) return -1;

@@ -19,7 +19,7 @@ ChannelPlanes channel_planes(const pconv_packed& packed, bool shift_columns);
 int64_t scatter_unit(const pconv_conv_desc& conv, const KernelInfo& kernel);
 // shift_columns: a tap column that reads padding for the first output of a row, and for every other output what another
 // column reads for the output before, has no planes of its own. For scatter ukernels that mask loads, where planes hold
-// whole rows of outputs.
+// whole rows of outputs; others ignore it.
 std::shared_ptr<const Prepacked> prepack_taps(const pconv_packed& packed, const Ukernel& ukernel, bool shift_columns);
 
 }  // namespace pconv

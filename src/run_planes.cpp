@@ -9,76 +9,39 @@ namespace {
 
 constexpr int64_t kLineFloats = kTileAlign / static_cast<int64_t>(sizeof(float));
 
-// The planes of a 1x1 layer are the image's channels. They are read in place where whole vectors lie on lines, and of
-// other maps where that costs less than packing: few filters share a pack, and loads over two lines take twice as long,
-// which several multiply-adds hide. Nothing is read behind a channel.
-constexpr int64_t kInPlaceFilters = 160;
-bool reads_in_place(const pconv_plan& p) {
-  if (!is_pointwise(p.conv)) return false;
-  const int64_t floats = p.h * p.w;
-  if (floats % kLineFloats == 0) return true;
-  return p.ukernel->info->block > 1 && p.conv.out_channels / p.conv.groups <= kInPlaceFilters &&
-         (floats % p.flat.lanes == 0 || p.isa->table->masks_loads);
-}
-
-// How planes lie in a thread's scratch, in floats: those of a strip with shared rows, or those of each tile with a copy
-// of its outputs for every row that a tap reads (share_rows of the plan).
-struct PlanesLayout {
-  CheckedSize row, plane, tile, total;  // tile: 0 with shared rows
-
-  explicit PlanesLayout(const pconv_plan& p) {
-    const int64_t lanes = p.flat.lanes, tile_outputs = p.ukernel->info->vectors * lanes;
-    const int64_t outputs = p.flat.strip_tiles * tile_outputs, rows = p.channel_planes().most_rows;
-    const CheckedSize n_planes = checked(p.conv.in_channels / p.conv.groups) * checked(p.channel_planes().n);
-    tile = checked(0);
-    if (p.share_rows) {
-      // A strip begins and ends anywhere in a row; a vector is written behind the last output.
-      row = checked(p.out_w);
-      plane = (checked(div_up(outputs, p.out_w) + rows)) * row + checked(lanes);
-      // An odd number of lines: planes would meet in few cache sets.
-      plane = plane.round_up(2 * kLineFloats) + checked(kLineFloats);
-      total = n_planes * plane + checked(kLineFloats);  // the first output begins a line
-    } else {
-      row = checked(tile_outputs).round_up(kLineFloats);
-      plane = checked(rows) * row;
-      tile = n_planes * plane + checked(kLineFloats);  // what is written behind a row is the next one's begin
-      total = reads_in_place(p) ? checked(0) : checked(p.flat.strip_tiles) * tile;
-    }
-  }
-};
-
 // Places in a thread's scratch, in bytes from its start; the planes come first.
 struct PlanesScratch {
   CheckedSize sums, total;
 
-  PlanesScratch(const pconv_plan& p, const PlanesLayout& layout) {
+  explicit PlanesScratch(const pconv_plan& p) {
     const KernelInfo& kernel = *p.ukernel->info;
     const CheckedSize bytes = checked(sizeof(float));
-    sums = (layout.total * bytes).round_up(kTileAlign);
+    sums = (checked(p.planes.total) * bytes).round_up(kTileAlign);
     const int64_t filters = kernel.body == Body::kScatter ? scatter_unit(p.conv, kernel) : 0;
     total = (sums + checked(filters) * checked(kernel.carry_floats) * bytes + checked(1)).round_up(kTileAlign);
   }
 };
 
 // What does not depend on group and tiles.
-PackPlanesArgs pack_args(const pconv_plan& p, const PlanesLayout& layout) {
+PackPlanesArgs pack_args(const pconv_plan& p) {
   PackPlanesArgs pack = {};
   pack.channel_stride = p.h * p.w;
   pack.h = static_cast<int32_t>(p.h), pack.w = static_cast<int32_t>(p.w), pack.out_w = static_cast<int32_t>(p.out_w);
   // A channel of a 1x1 layer is one row.
-  if (is_pointwise(p.conv)) pack.h = 1, pack.w = pack.out_w = static_cast<int32_t>(p.flat.outputs);
+  if (is_pointwise(p.conv)) pack.h = 1, pack.w = pack.out_w = static_cast<int32_t>(p.planes.flat.outputs);
   pack.row_stride = pack.w;
   pack.stride_h = static_cast<int32_t>(p.conv.stride_h), pack.stride_w = static_cast<int32_t>(p.conv.stride_w);
   pack.dilation_w = static_cast<int32_t>(p.conv.dilation_w), pack.pad_left = static_cast<int32_t>(p.conv.pad_left);
-  pack.share_rows = p.share_rows;
-  pack.plane_floats = static_cast<ptrdiff_t>(layout.plane.value());
-  pack.row_floats = static_cast<ptrdiff_t>(layout.row.value());
+  pack.share_rows = p.planes.share_rows;
+  pack.plane_floats = p.planes.plane;
+  pack.row_floats = p.planes.row;
   return pack;
 }
 
 // Which outputs `pack` is about: those of the tiles [first, end).
 void place_outputs(const pconv_plan& p, int64_t first, int64_t end, PackPlanesArgs* pack) {
-  const int64_t begin = p.flat.begin(first), last = p.flat.begin(end) - 1, first_row = begin / pack->out_w;
+  const int64_t begin = p.planes.flat.begin(first), last = p.planes.flat.begin(end) - 1,
+                first_row = begin / pack->out_w;
   pack->first_row = static_cast<int32_t>(first_row);
   pack->n_rows = static_cast<int32_t>(last / pack->out_w - first_row + 1);
   pack->before = static_cast<int32_t>(begin - first_row * pack->out_w);
@@ -94,31 +57,28 @@ struct GroupPlanes {
 };
 
 // Writes the planes of the tiles [first, end).
-GroupPlanes write_planes(const pconv_plan& p, const PlanesLayout& layout, PackPlanesArgs group, int64_t first,
-                         int64_t end, float* scratch) {
-  const auto plane_floats = static_cast<int64_t>(layout.plane.value());
-  const auto row_floats = static_cast<int64_t>(layout.row.value());
-  if (p.share_rows) {
+GroupPlanes write_planes(const pconv_plan& p, PackPlanesArgs group, int64_t first, int64_t end, float* scratch) {
+  const PlanesLayout& layout = p.planes;
+  if (layout.share_rows) {
     place_outputs(p, first, end, &group);
     group.planes_out = scratch + div_up(group.before, kLineFloats) * kLineFloats - group.before;
     p.isa->table->pack_planes(group);
-    return {group.planes_out + group.before, plane_floats, row_floats, 0, false};
+    return {group.planes_out + group.before, layout.plane, layout.row, 0, false};
   }
-  const auto tile_floats = static_cast<int64_t>(layout.tile.value());
   for (int64_t t = first; t < end; ++t) {
     place_outputs(p, t, t + 1, &group);
-    group.planes_out = scratch + (t - first) * tile_floats;
+    group.planes_out = scratch + (t - first) * layout.tile;
     p.isa->table->pack_planes(group);
   }
-  return {scratch, plane_floats, row_floats, tile_floats, false};
+  return {scratch, layout.plane, layout.row, layout.tile, false};
 }
 
 // TileArgs::inner_lanes of the outputs [begin, end).
 void mark_inner_lanes(const pconv_plan& p, int64_t begin, int64_t end, uint16_t* lanes) {
   std::fill(lanes, lanes + kMostScatterVectors, uint16_t{0xffff});
   for (int64_t j = div_up(begin, p.out_w) * p.out_w - begin; j < end - begin; j += p.out_w) {
-    uint16_t& vector = lanes[j / p.flat.lanes];
-    vector = static_cast<uint16_t>(vector & ~(1u << j % p.flat.lanes));
+    uint16_t& vector = lanes[j / p.planes.flat.lanes];
+    vector = static_cast<uint16_t>(vector & ~(1u << j % p.planes.flat.lanes));
   }
 }
 
@@ -134,7 +94,7 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
   args.plane_bytes = planes.plane_floats * static_cast<int64_t>(sizeof(float));
   args.plane_row_bytes = planes.row_floats * static_cast<int64_t>(sizeof(float));
   uint16_t inner_lanes[kMostScatterVectors];
-  args.inner_lanes = p.shift_columns ? inner_lanes : nullptr;
+  args.inner_lanes = p.planes.shift_columns ? inner_lanes : nullptr;
   float* const out = args.out;
   const float* const residual = args.residual;
   for (int64_t f = begin; f < end; f += step) {
@@ -142,13 +102,15 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
     args.n_filters = static_cast<int32_t>(step);
     if (scatter) args.scatter = &p.prepacked->scatter[static_cast<size_t>(f / unit)];
     for (int64_t t = first; t < end_tile; ++t) {
-      const int64_t at = p.flat.begin(t);
-      args.tile = planes.first + (planes.tile_floats > 0 ? (t - first) * planes.tile_floats : at - p.flat.begin(first));
-      args.lane_end = static_cast<int32_t>(p.flat.begin(t + 1) - at);
+      const int64_t at = p.planes.flat.begin(t);
+      args.tile =
+          planes.first + (planes.tile_floats > 0 ? (t - first) * planes.tile_floats : at - p.planes.flat.begin(first));
+      args.lane_end = static_cast<int32_t>(p.planes.flat.begin(t + 1) - at);
       args.out = out + at;
       args.residual = residual != nullptr ? residual + at : nullptr;
-      if (p.shift_columns) mark_inner_lanes(p, at, p.flat.begin(t + 1), inner_lanes);
-      args.ragged_input = planes.in_place && t + 1 == p.flat.n_tiles && p.flat.outputs % p.flat.lanes != 0;
+      if (p.planes.shift_columns) mark_inner_lanes(p, at, p.planes.flat.begin(t + 1), inner_lanes);
+      args.ragged_input =
+          planes.in_place && t + 1 == p.planes.flat.n_tiles && p.planes.flat.outputs % p.planes.flat.lanes != 0;
       p.ukernel->info->compute(args);
     }
   }
@@ -156,34 +118,33 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
 
 void run_strip(const Task& task) {
   const pconv_plan& p = task.plan;
-  const PlanesLayout layout(p);
-  const int64_t first = task.strip * p.flat.strip_tiles, end = std::min(first + p.flat.strip_tiles, p.flat.n_tiles);
+  const int64_t first = task.strip * p.planes.flat.strip_tiles,
+                end = std::min(first + p.planes.flat.strip_tiles, p.planes.flat.n_tiles);
   TileArgs args = {};
   args.rows = 1;
-  args.carry = reinterpret_cast<float*>(task.scratch + PlanesScratch(p, layout).sums.value());
-  args.plane_stride = p.flat.outputs;
+  args.carry = reinterpret_cast<float*>(task.scratch + PlanesScratch(p).sums.value());
+  args.plane_stride = p.planes.flat.outputs;
   args.clamp_min = task.args.clamp_min;
   args.clamp_max = task.args.clamp_max;
   const int64_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
   args.out = task.args.y + first_plane;
   args.residual = task.args.residual != nullptr ? task.args.residual + first_plane : nullptr;
 
-  PackPlanesArgs pack = pack_args(p, layout);
-  const bool in_place = reads_in_place(p);
+  PackPlanesArgs pack = pack_args(p);
   const int64_t in_per_group = p.conv.in_channels / p.conv.groups;
   for (int64_t g = task.chunk.group_begin; g < task.chunk.group_end; ++g) {
     pack.image = task.args.x + (task.image * p.conv.in_channels + g * in_per_group) * pack.channel_stride;
     const int64_t plane_begin = p.prepacked->plane_begin[static_cast<size_t>(g)];
     pack.planes = p.prepacked->planes.data() + plane_begin;
     pack.n_planes = static_cast<int32_t>(p.prepacked->plane_begin[static_cast<size_t>(g) + 1] - plane_begin);
-    const GroupPlanes in_image = {pack.image + p.flat.begin(first), pack.channel_stride, 0, 0, true};
+    const GroupPlanes in_image = {pack.image + p.planes.flat.begin(first), pack.channel_stride, 0, 0, true};
     const GroupPlanes planes =
-        in_place ? in_image : write_planes(p, layout, pack, first, end, reinterpret_cast<float*>(task.scratch));
+        p.planes.in_place ? in_image : write_planes(p, pack, first, end, reinterpret_cast<float*>(task.scratch));
     run_tiles(p, task.chunk, g, planes, first, end, args);
   }
 }
 
-CheckedSize planes_scratch_bytes(const pconv_plan& plan) { return PlanesScratch(plan, PlanesLayout(plan)).total; }
+CheckedSize planes_scratch_bytes(const pconv_plan& plan) { return PlanesScratch(plan).total; }
 
 }  // namespace
 

@@ -21,7 +21,7 @@ class Cost {
     const KernelInfo& kernel = *plan.ukernel->info;
     const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
     groups_ = static_cast<double>(plan.conv.groups);
-    const auto tiles = static_cast<double>(kernel.planes() ? plan.flat.strip_tiles : 1);
+    const auto tiles = static_cast<double>(kernel.planes() ? plan.planes.flat.strip_tiles : 1);
     const auto sums = static_cast<double>(kernel.rows * kernel.vectors) * tiles;
     packing_ = groups_ * static_cast<double>(tile_bytes(plan, *plan.ukernel)) * tiles / vector_bytes * kPackCycles;
     filters_ = static_cast<double>(plan.prepacked->n_taps) * sums * kMultiplyAddCycles +

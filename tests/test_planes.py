@@ -121,6 +121,45 @@ def test_a_shifted_column_keeps_other_rows_than_the_one_whose_plane_it_reads(uke
     assert np.array_equal(got, want)
 
 
+def test_scratch_stays_within_reason():
+    """A tall kernel on a low map: planes that share rows would hold 32 rows more for each of its columns."""
+    weight = np.ones((1, 4096, 32, 32), np.float32)
+    packed = pack(weight)
+    for isa in SUPPORTED:
+        assert packed.plan_info(1, 32, 95, isa=isa)["scratch_bytes_per_thread"] <= 256 << 20
+
+
+def case_of(x, weight, stride, padding, dilation, groups) -> np.ndarray:
+    """By torch; padding = (top, left, bottom, right)."""
+    top, left, bottom, right = padding
+    padded = torch.nn.functional.pad(x, (left, right, top, bottom))
+    return torch.nn.functional.conv2d(padded, weight, None, stride, 0, dilation, groups).numpy()
+
+
+@pytest.mark.parametrize("ukernel", SCATTERS, ids=lambda row: row["name"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups", "n_threads"),
+    [
+        ((3, 3), (2, 2), (0, 1, 1, 0), (1, 1), 2, 1),
+        ((3, 4), (1, 3), (1, 2, 0, 3), (1, 1), 1, 3),
+        ((2, 3), (4, 2), (1, 2, 1, 1), (1, 2), 3, 2),
+        ((3, 3), (2, 2), (1, 2, 1, 2), (1, 1), 1, 1),
+    ],
+)
+def test_shifted_planes_of_uneven_layers(kernel, stride, padding, dilation, groups, n_threads, ukernel):
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randint(-3, 4, (2, 4 * groups, 24, 37), generator=draw).float()
+    weight = torch.randint(-3, 4, (6 * groups, 4, *kernel), generator=draw).float()
+    want = case_of(x, weight, stride, padding, dilation, groups)
+    packed = _native.pack_weights(
+        weight.numpy(), None, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    got = np.full(want.shape, np.nan, np.float32)
+    chosen = {"isa": ukernel["isa"], "ukernel": ukernel["name"], "n_threads": n_threads}
+    packed.run(x.data_ptr(), got.ctypes.data, 2, 24, 37, False, **chosen)
+    assert np.array_equal(got, want)
+
+
 def test_scratch_holds_no_rows_that_no_tap_reads():
     """A dilated kernel reads three rows of 2 * 36 + 1."""
     _, conv = conv_of((256, 8, 65, 65, (3, 3), 1, 36, 36))

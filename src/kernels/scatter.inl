@@ -1,7 +1,8 @@
 // Sparse convolutions by input: what up to four taps of one channel read stays in registers while every kernel with
 // these taps adds its products to the sums of its filter, which lie in L1. An input is loaded once for all filters, not
 // once for each, so the tile may stream from L2; a kernel costs a load and a store of its sums. Geometry is the planes'
-// business (pack_planes.inl). docs/PERFORMANCE.md has the figures.
+// business (pack_planes.inl), but that a tap may read a plane one output earlier (ScatterRun::shifted).
+// docs/PERFORMANCE.md has the figures.
 // Where the last vector would hold one output, as on maps of 7x7, and the ISA has vectors of four (V::kSumsFours), that
 // output has four sums instead, one for each place of a tap in its run, which are added at the end.
 // Included by isa.cpp inside the ISA's unnamed namespace. V is Vec.

@@ -128,8 +128,8 @@ struct PackTileArgs {
 };
 
 // What the taps of an input channel read that share a kernel column and a phase of rows (image rows congruent modulo
-// the stride): for each output row one row of the plane, and below the last one n_rows - 1 more. A tap reads the plane
-// from one of its first n_rows rows on.
+// the stride), or read the same as that column for the output before (ScatterRun::shifted): for each output row one row
+// of the plane, and below the last one n_rows - 1 more. A tap reads the plane from one of its first n_rows rows on.
 struct Plane {
   int32_t channel;
   int32_t kx;
