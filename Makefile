@@ -42,7 +42,8 @@ build/stamps/venv: requirements-dev.txt scripts/setup_system.sh
 	@mkdir -p $(@D) && touch $@
 
 build/stamps/package: build/stamps/venv $(CORE_FILES) $(BINDING_FILES)
-	$(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps \
+	  --config-settings editable_mode=compat --editable .
 	@touch $@
 
 build: build/stamps/package

@@ -81,5 +81,8 @@ def remember_pooling(x: torch.Tensor, arguments: tuple[Any, ...], pooling: Pooli
     """Lets max_pool() take further calls like this one. arguments: (kernel_size, stride, padding, dilation, ceil_mode)
     as they came; of ones that could change nothing is remembered."""
 
+def forget_poolings() -> int:
+    """Returns how many calls were remembered, at most 256; none are any more."""
+
 def max_pool(x: Any, arguments: tuple[Any, ...]) -> torch.Tensor | None:
     """The max pooling of x, when it is a plain call like one that was remembered. None: it is not; nothing was done."""

@@ -214,11 +214,18 @@ def _is_constant(value):
 def remember_pooling(x, tuple arguments, Pooling pooling not None):
     """Lets max_pool() take further calls like this one. arguments: (kernel_size, stride, padding, dilation, ceil_mode)
     as they came; of ones that could change nothing is remembered."""
-    if not all(map(_is_constant, arguments[:4])) or type(arguments[4]) is not bool:
+    if not all(map(_is_constant, arguments[:4])):
         return
     if len(_poolings) >= _MOST_POOLINGS:
         _poolings.clear()
     _poolings[x.shape, x.stride(), arguments] = (arguments, pooling)
+
+
+def forget_poolings():
+    """Returns how many calls were remembered; none are any more."""
+    n = len(_poolings)
+    _poolings.clear()
+    return n
 
 
 def max_pool(x, tuple arguments):

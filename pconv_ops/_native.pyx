@@ -343,7 +343,7 @@ def pack_weights(weight, bias, stride, padding, dilation, groups):
 cdef class MaxPool:
     """Max pooling of fp32 planes of one size, as the core is told; pairs are (rows, columns)."""
 
-    def __init__(self, int64_t planes, size, output, kernel, stride, padding, dilation, isa=None):
+    def __cinit__(self, int64_t planes, size, output, kernel, stride, padding, dilation, isa=None):
         self.args.planes = planes
         self.args.h, self.args.w = size
         self.args.out_h, self.args.out_w = output

@@ -45,19 +45,27 @@ class Race:
         return self.won_by_dense >= LOST_ROUNDS
 
     @property
+    def slower(self) -> bool:
+        """Whether ours is the slower by more than the margin in the median."""
+        ours, dense = self.ms
+        return ours > MARGIN * dense
+
+    @property
     def ms(self) -> tuple[float, float]:
         """Medians, (ours, dense)."""
         return 1e3 * statistics.median(self.ours), 1e3 * statistics.median(self.dense)
 
 
 def race(label: str, ours: Callable[[], object], dense: Callable[[], object]) -> Race:
-    """Interleaved rounds of both until the rule has decided, at most ROUNDS. `label` says what is timed."""
+    """Interleaved rounds of both until the rule has decided and the medians agree, at most ROUNDS. `label` says what is
+    timed."""
     # Idle workers of torch spin about 5 ms after a call and would take a core from ours; alone it has none.
     quiet = QUIET_S if torch.get_num_threads() > 1 else 0.0
 
     def decided(times: Mapping[str, list[float]]) -> bool:
         so_far = Race(times["ours"], times["dense"])
-        return so_far.lost or len(so_far.ours) - so_far.won_by_dense > ROUNDS - LOST_ROUNDS
+        kept = len(so_far.ours) - so_far.won_by_dense > ROUNDS - LOST_ROUNDS
+        return (so_far.lost and so_far.slower) or (kept and not so_far.slower)
 
     times = take_rounds({"ours": ours, "dense": dense}, ROUNDS, ROUND_S, WARM_S, quiet, decided)
     return Race(times["ours"], times["dense"])

@@ -180,11 +180,15 @@ def run_prune(args: argparse.Namespace) -> None:
         raise UsageError(f"{source}: holds packed weights, which are pruned already (see them with pconv inspect)")
     output = Path(args.output) if args.output else source.with_name(f"{source.stem}.pruned{source.suffix}")
     check_file("--output", output)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"--output: {output} is the checkpoint itself, whose weights would be lost")
     steps = iter(track(["read", "prune", "write"], "prune"))
     next(steps)
     content, state = load_checkpoint(source)
     if not conv_weights(state):
-        raise UsageError(f"{source}: holds no 4-D float32 weight")
+        dtypes = sorted({str(v.dtype).removeprefix("torch.") for v in state.values() if getattr(v, "ndim", 0) == 4})
+        found = f", only in {', '.join(dtypes)}: save model.float().state_dict()" if dtypes else ""
+        raise UsageError(f"{source}: holds no 4-D float32 weight{found}")
     next(steps)
     tree = conv_tree(state)  # shares the weights' memory with `content`
     report = prune_(

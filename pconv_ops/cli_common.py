@@ -68,7 +68,7 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
         "--connectivity", type=rate, default=3.1, metavar="R", help="keep 1/R of the kernels of a layer (default 3.1)"
     )
     parser.add_argument(
-        "--connectivity-1x1", type=rate, metavar="R", help="the same for 1x1 layers (default: leave them)"
+        "--connectivity-1x1", type=rate, metavar="R", help="the same for 1x1 layers of a network (default: leave them)"
     )
     parser.add_argument("--patterns", choices=PATTERN_SETS, default="scp4", help="pattern set of 3x3 layers")
     parser.add_argument(

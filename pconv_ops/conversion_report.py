@@ -81,6 +81,8 @@ class ConvertReport(Report):
         if self.ms_ours is not None and self.ms_dense is not None:
             ours, dense = self.ms_ours, self.ms_dense
             ratio = f"{dense / ours:.2f}x faster" if ours <= dense else f"{ours / dense:.2f}x slower"
+            if ours > dense and self.n_accelerated:
+                ratio += ", which is kept up to 3 %"
             lines.append(f"network: {ours:.2f} ms, original {dense:.2f} ms: {ratio}")
         if self.deviation is not None:
             lines.append(f"outputs: deviation {self.deviation:.1e}")
@@ -99,6 +101,9 @@ class ConvertReport(Report):
         if not isinstance(data, Mapping) or not isinstance(data.get("layers"), list):
             raise ValueError("report: expected an object with a list 'layers', as ConvertReport.to_json() makes it")
         layers = [_layer_from(row, index) for index, row in enumerate(data["layers"])]
+        names = [layer.name for layer in layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"report: layer '{max(names, key=names.count)}' is there more than once")
         notes, pools = _texts(data, "notes"), _texts(data, "pools")
         numbers = {key: _number(data.get(key), f"'{key}'") for key in ("ms_ours", "ms_dense", "deviation")}
         return cls(layers, notes=notes, pools=pools, **numbers)
@@ -108,11 +113,16 @@ class ConvertReport(Report):
         """A report that save() wrote as .json. OSError: no such file. ValueError: not such a report."""
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{os.fspath(path)}: no JSON, as save() writes it to a path in .json: {error}") from error
         except ValueError as error:  # bad JSON and bad UTF-8 are ValueErrors too
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Writes a PNG: the measured time of each layer, ours beside dense. ImportError: matplotlib is missing."""
+        """Writes the measured time of each layer, ours beside dense. ValueError unless the suffix of `path` is .png;
+        ImportError: matplotlib is missing."""
+        if Path(path).suffix != ".png":
+            raise ValueError(f"path: expected a suffix .png, got '{Path(path).name}'")
         from .plots import LayerTimes, save_conversion_picture  # matplotlib only with a picture
 
         rows = [LayerTimes(r.name, r.ms_ours, r.ms_dense, r.chosen == "pconv") for r in self.layers]
@@ -159,6 +169,8 @@ def _layer_from(row: Any, index: int) -> LayerConversion:
         values[key] = tuple(items)
     for key in ("density", "ms_ours", "ms_dense", "deviation"):
         values[key] = _number(values.get(key), f"{where}.{key}")
+    if values["density"] is None:
+        raise ValueError(f"report: {where}.density: expected a number, got None")
     return LayerConversion(**values)
 
 

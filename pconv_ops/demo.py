@@ -58,7 +58,8 @@ class DemoResult:
         n_fast, n_all = (sum(r.chosen == "pconv" for r in self.converted.layers), len(self.converted.layers))
         lines = [
             f"VGG-16 with random weights, 4 SCPs, {BenchOptions().connectivity}x connectivity:"
-            f" {fewer:.2f}x fewer convolution weights; {n_fast} of {n_all} convolutions converted",
+            f" {fewer:.2f}x fewer convolution weights; {n_fast} of {n_all} convolutions converted,"
+            " the first one with all its weights",
             f"image: {self.image}",
             "",
             rows_text(self.rows, self.deviations),

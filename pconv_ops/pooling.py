@@ -18,7 +18,7 @@ from . import _eager, torch_op
 from ._native import MaxPool
 
 Pair = tuple[int, int]
-_MAX_GEOMETRY = 65535  # what the core takes
+_MAX_GEOMETRY, _MAX_SIZE = 65535, 1 << 30  # what the core takes
 _is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _by_torch: Any = F.max_pool2d  # its overloads leave out what this one passes on
 
@@ -43,8 +43,8 @@ def max_pool2d(
         y = _eager.max_pool(input, arguments)
         if y is not None:
             return y
-        if torch_op.is_plain(input) and _is_readable(input):
-            pooling = _pooling(tuple(input.shape), *map(_pair, arguments[:4]), bool(ceil_mode))
+        if type(ceil_mode) is bool and torch_op.is_plain(input) and _is_readable(input):
+            pooling = _pooling(tuple(input.shape), *map(_pair, arguments[:4]), ceil_mode)
             if pooling is not None:
                 _eager.remember_pooling(input, arguments, pooling)
                 return pooling.run(input)
@@ -88,13 +88,15 @@ def _pooling(
         return None
     if any(pad < 0 or pad > k // 2 for pad, k in zip(padding, kernel, strict=True)):
         return None
-    size = (shape[-2], shape[-1])
+    planes, size = prod(shape[:-2]), (shape[-2], shape[-1])
+    if max(planes, *size) > _MAX_SIZE:
+        return None
     axes = zip(size, kernel, stride, padding, dilation, strict=True)
     out_h, out_w = (_output_size(*axis, ceil_mode) for axis in axes)
     if min(out_h, out_w) < 1:
         return None
     output_shape = (*shape[:-2], out_h, out_w)
-    windows = MaxPool(prod(shape[:-2]), size, (out_h, out_w), kernel, stride, padding, dilation)
+    windows = MaxPool(planes, size, (out_h, out_w), kernel, stride, padding, dilation)
     return _eager.Pooling(output_shape, torch.empty(output_shape, device="meta").stride(), windows)
 
 

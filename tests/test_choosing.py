@@ -125,6 +125,42 @@ def test_a_slower_network_comes_back_as_it_was(races):
     assert fast.report.ms_ours == pytest.approx(1100)
 
 
+def test_a_network_that_wins_rounds_but_not_the_median_comes_back(monkeypatch):
+    ours, dense = [9.0, 9.0, 9.0, 1.0, 1.0, 9.0, 9.0], [9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+    def race(label, *_):
+        return Race(ours, dense) if label == "network" else Race([0.5] * 7, [1.0] * 7)
+
+    monkeypatch.setattr(choosing, "race", race)
+    assert not Race(ours, dense).lost and Race(ours, dense).slower
+    net = model()
+    fast = convert(net, X)
+    assert type(fast) is Residual and any("original came back" in note for note in fast.report.notes)
+
+
+def test_races_go_on_while_the_medians_contradict_the_rule(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    times = {"ours": [], "dense": []}
+    drawn = {"ours": [9, 9, 1, 1, 1, 9, 9], "dense": [9, 1, 1, 1, 9, 1, 1]}
+
+    def seconds_per_run(run, repeats, warm_s=None):
+        name = "ours" if run is ours else "dense"
+        if warm_s is not None and repeats == 1 and len(times[name]) == 0:
+            times[name].append("calibration")
+            return 1.0
+        times[name].append(drawn[name][len(times[name]) - 1])
+        return times[name][-1]
+
+    def ours(): ...
+    def dense(): ...
+
+    monkeypatch.setattr(timing, "seconds_per_run", seconds_per_run)
+    result = choosing.race("a", ours, dense)
+    # After four rounds three are not dense's, but the medians are 5 and 1; after five both are 1.
+    assert len(result.ours) == 5 and not result.lost and not result.slower
+
+
 def test_nothing_wins(races):
     seconds, seen = races
     net = model()

@@ -27,6 +27,24 @@ def test_prune_writes_what_prune_makes(capsys, tmp_path):
     assert torch.equal(torch.load(source, weights_only=True)["1.weight"], small_net()[1].weight)
 
 
+def test_prune_does_not_overwrite_its_input(capsys, tmp_path):
+    source = save(tmp_path / "net.pth", small_net().state_dict())
+    before = source.read_bytes()
+    (tmp_path / "same.pth").symlink_to(source)
+    for output in (source, tmp_path / "same.pth"):
+        status, _, err = run(capsys, "prune", source, "-o", output)
+        assert status == 2 and "is the checkpoint itself" in err and source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"), [(torch.float64, "only in float64: save model.float()"), (None, "weight\n")]
+)
+def test_prune_says_why_a_file_has_no_convolutions(dtype, said, capsys, tmp_path):
+    state = small_net().to(dtype).state_dict() if dtype else {"linear.weight": torch.ones(3, 3)}
+    status, _, err = run(capsys, "prune", save(tmp_path / "net.pth", state))
+    assert status == 2 and "holds no 4-D float32 weight" in err and said in err
+
+
 def test_prune_keeps_the_rest_of_a_training_checkpoint(capsys, tmp_path):
     net = small_net()
     odd = torch.arange(24.0).reshape(2, 12)[:, ::2]

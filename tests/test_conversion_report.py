@@ -73,6 +73,8 @@ BAD = {
     "chosen": (changed(chosen="ours"), "allowed: pconv, dense"),
     "name": (changed(name=3), r"layers\[0\].name"),
     "shape": (changed(shape=[1, "2"]), "shape"),
+    "density": (changed(density=None), "density"),
+    "a layer twice": ({"layers": [changed()["layers"][0]] * 2}, "more than once"),
     "number": (changed(ms_ours="1"), "ms_ours"),
     "notes": ({"layers": [], "notes": "a"}, "notes"),
     "pools": ({"layers": [], "pools": [1]}, "pools"),
@@ -99,13 +101,29 @@ def test_a_file_that_is_no_json(tmp_path):
         ConvertReport.load(tmp_path / "absent.json")
 
 
+def test_a_report_as_text_is_not_read(tmp_path):
+    REPORT.save(tmp_path / "r.txt")
+    with pytest.raises(ValueError, match=r"no JSON, as save\(\) writes it to a path in .json"):
+        ConvertReport.load(tmp_path / "r.txt")
+
+
 def test_slower_networks_are_called_so():
-    assert "network: 5.00 ms, original 4.00 ms: 1.25x slower" in replace(REPORT, ms_ours=5.0, ms_dense=4.0).text()
+    assert (
+        "network: 5.00 ms, original 4.00 ms: 1.25x slower, which is kept up to 3 %"
+        in replace(REPORT, ms_ours=5.0, ms_dense=4.0).text()
+    )
 
 
 def test_picture(tmp_path):
     REPORT.plot(tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", ["c.pdf", "c"])
+def test_pictures_are_png(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"expected a suffix .png, got '{name}'"):
+        REPORT.plot(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_picture_without_matplotlib(monkeypatch, tmp_path):

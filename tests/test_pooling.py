@@ -20,6 +20,7 @@ from pconv_ops.pooling import NativeMaxPool2d, max_pool2d
 def native(monkeypatch):
     """Counts the calls that reach the core."""
     calls = []
+    _eager.forget_poolings()
 
     def count(module, name):
         function = getattr(module, name)
@@ -168,10 +169,12 @@ def test_remembered_arguments_admit_no_others(like, native):
 
 
 def test_remembered_calls_are_bounded():
+    _eager.forget_poolings()
     for h in range(2, 700):
         assert max_pool2d(random(1, 1, h, 2), 2).shape == (1, 1, h // 2, 1)
     x = random(1, 1, 4, 4)
     assert same(max_pool2d(x, 2), F.max_pool2d(x, 2))
+    assert 0 < _eager.forget_poolings() <= 256
 
 
 def test_indices_are_torchs(native):
@@ -197,6 +200,9 @@ def test_indices_are_torchs(native):
         {"kernel_size": "2"},
         {"kernel_size": ()},
         {"kernel_size": 2, "padding": None},
+        {"kernel_size": 2, "ceil_mode": 1},
+        {"kernel_size": 2, "ceil_mode": None},
+        {"kernel_size": 2, "ceil_mode": torch.tensor(True)},
     ],
     ids=str,
 )

@@ -152,7 +152,8 @@ void random_windows(const char* isa) {
 void large_planes(const char* isa) {
   Rng rng(options().seed + 2);
   for (pconv_max_pool_args a : {sizes(6, 224, 225, 3, 2, 1), sizes(3, 130, 257, 2, 2, 0), sizes(2, 56, 56, 56, 1, 0),
-                                sizes(9, 13, 13, 13, 1, 6), sizes(40, 63, 64, 3, 1, 1)}) {
+                                sizes(9, 13, 13, 13, 1, 6), sizes(40, 63, 64, 3, 1, 1), sizes(160, 28, 28, 2, 2, 0),
+                                sizes(4001, 6, 6, 2, 2, 0)}) {
     a.isa = isa;
     check(rng, a, 0.001);
   }
