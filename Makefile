@@ -11,6 +11,8 @@ JOBS ?= $(shell nproc)
 PCONV_REQUIRE_AARCH64 ?= 0
 # Shape of make aarch64-count: IC,OC,H,W.
 LAYER ?= 64,64,56,56
+# Runs whose medians make bench-check compares; five take more than an hour.
+RUNS ?= 5
 
 PY := .venv/bin/python
 ARCH := $(shell uname -m)
@@ -113,7 +115,7 @@ bench: build
 
 bench-check: build aarch64
 	$(PY) -m pconv_ops bench --net vgg16 --threads 1
-	$(PY) bench/check.py
+	$(PY) bench/check.py --runs $(RUNS)
 	$(PY) bench/aarch64/count.py --layer 64,64,56,56 --fail-above 7.5e6
 
 bench-sweep: build
