@@ -199,12 +199,8 @@ double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns,
 
 Choice cut_planes(const pconv_plan& plan, const Ukernel& u, const FilterWork& work) {
   const PlanesLayout planes = lay_out_planes(plan, u);
-  // What is read in place counts as if it were packed: so the costs were fitted.
-  const double floats = planes.in_place
-                            ? static_cast<double>(planes.tile_bytes) / sizeof(float)
-                            : static_cast<double>(planes.total) / static_cast<double>(planes.flat.strip_tiles);
   const double tile = (u.info->body == Body::kScatter ? scatter_work(plan, u, work) : taps_work(plan, u, work)) +
-                      packing_work(plan, u, floats);
+                      packing_work(plan, u, planes.packed_floats());
   // Tiles are not all full: half of the work goes by vectors.
   const double full = static_cast<double>(planes.flat.n_vectors()) / static_cast<double>(u.info->vectors);
   return {&u, {}, planes, tile * (full + static_cast<double>(planes.flat.n_tiles)) / 2};

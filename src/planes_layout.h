@@ -23,6 +23,12 @@ struct PlanesLayout {
   // Scratch of a strip in floats: a row of a plane, a plane, a tile's planes (0 where rows are shared), all;
   // INT64_MAX and 0 for the others where that is more than can be.
   int64_t row, plane, tile, total;
+
+  // Floats that are packed for a tile, as costs count them: what is read in place too, so they were fitted.
+  double packed_floats() const {
+    if (in_place) return static_cast<double>(tile_bytes) / sizeof(float);
+    return static_cast<double>(total) / static_cast<double>(flat.strip_tiles);
+  }
 };
 
 // Of a ukernel that reads planes, for the plan's layer and map.

@@ -19,11 +19,12 @@ class Cost {
  public:
   Cost(const pconv_plan& plan, int64_t strips, int64_t n_threads) : strips_(strips), threads_(n_threads) {
     const KernelInfo& kernel = *plan.ukernel->info;
-    const double vector_bytes = static_cast<double>(plan.isa->table->lanes) * sizeof(float);
     groups_ = static_cast<double>(plan.conv.groups);
     const auto tiles = static_cast<double>(kernel.planes() ? plan.planes.flat.strip_tiles : 1);
     const auto sums = static_cast<double>(kernel.rows * kernel.vectors) * tiles;
-    packing_ = groups_ * static_cast<double>(tile_bytes(plan, *plan.ukernel)) * tiles / vector_bytes * kPackCycles;
+    const double tile_floats = kernel.planes() ? plan.planes.packed_floats()
+                                               : static_cast<double>(tile_bytes(plan, *plan.ukernel)) / sizeof(float);
+    packing_ = groups_ * tile_floats * tiles / static_cast<double>(plan.isa->table->lanes) * kPackCycles;
     filters_ = static_cast<double>(plan.prepacked->n_taps) * sums * kMultiplyAddCycles +
                static_cast<double>(plan.conv.out_channels) * kFilterCycles * tiles;
   }
