@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from . import _native
+from .layers import Blocks, is_depthwise, is_stem
 from .packing import pack
 from .patterns import named_patterns
-from .prune import Blocks, is_depthwise, is_stem, prune_
+from .prune import prune_
 from .report import PruneReport
 from .zoo import NETS, rescale_
 

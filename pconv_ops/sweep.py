@@ -19,10 +19,10 @@ from torch import nn
 
 from .benchmark import Row, Track, bench_case, conditions_text, finish_rows, no_track, runtime
 from .cases import BenchOptions, ConvCase, LayerSpec, conv_cases, random_input, seeded_net, single_conv
+from .layers import is_depthwise, is_stem
 from .patterns import named_patterns
 from .plots import SweepLine, save_sweep_picture
 from .projections import check_block, connectivity_keep, pattern_keep, values_of
-from .prune import is_depthwise, is_stem
 from .report import format_table, layer_kind
 from .zoo import NETS
 

@@ -1,0 +1,112 @@
+"""Masks that hold: weights that stay zero whatever trains the model.
+
+Used by the pruners when they are done. A mask belongs to a parameter of a module, by name, and lives as long as the
+module does; the model's own state dict does not change. Gradients are zero under a mask after each backward, and
+weights after each step of any torch optimizer, whatever its momentum, weight decay or state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+
+class _Mask:
+    """The entries of a parameter that are zero; follows the parameter to other devices, and to a parameter that has
+    taken its place (load_state_dict(assign=True))."""
+
+    def __init__(self, keep: torch.Tensor) -> None:
+        self.zero = ~keep
+        self._hooked: nn.Parameter | None = None
+        self._handle: Any = None
+
+    def on(self, parameter: nn.Parameter) -> torch.Tensor:
+        if self.zero.device != parameter.device:
+            self.zero = self.zero.to(parameter.device)
+        return self.zero
+
+    def hook(self, parameter: nn.Parameter) -> None:
+        """Masks the parameter's gradient after each backward: before anybody clips or adds up gradients."""
+        if self._hooked is not parameter:
+            self.unhook()
+            self._hooked = parameter
+            if parameter.requires_grad:
+                self._handle = parameter.register_post_accumulate_grad_hook(self.clear_gradient)
+
+    def unhook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._hooked = self._handle = None
+
+    def clear_gradient(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(self.on(parameter), 0)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def clear(self, parameter: nn.Parameter) -> None:
+        parameter.masked_fill_(self.on(parameter), 0)
+
+
+_masks: WeakKeyDictionary[nn.Module, dict[str, _Mask]] = WeakKeyDictionary()
+
+
+def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> None:
+    """From now on the module's parameter is zero wherever `keep` (bool, its shape) is False; replaces a former mask."""
+    parameter = module._parameters[name]
+    assert parameter is not None and keep.shape == parameter.shape and keep.dtype == torch.bool
+    thaw(module, name)
+    mask = _masks.setdefault(module, {})[name] = _Mask(keep.detach().clone())
+    mask.hook(parameter)
+    mask.clear(parameter)
+
+
+def thaw(module: nn.Module, name: str) -> None:
+    """Lifts the mask of a parameter, if it has one; its weights are what they are."""
+    mask = _masks.get(module, {}).pop(name, None)
+    if mask is not None:
+        mask.unhook()
+
+
+def clear_masked(modules: Any = None) -> None:
+    """Sets what is masked to zero, in these modules (None: all): for optimizers that torch does not know, and after
+    other weights were loaded."""
+    for module, _, parameter, mask in _entries():
+        if modules is None or module in modules:
+            mask.clear(parameter)
+
+
+def _entries() -> Iterator[tuple[nn.Module, str, nn.Parameter, _Mask]]:
+    for module, masks in list(_masks.items()):
+        for name, mask in masks.items():
+            parameter = module._parameters.get(name)
+            if parameter is not None:
+                mask.hook(parameter)
+                yield module, name, parameter, mask
+
+
+def _masked_by(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, _Mask]]:
+    if len(_masks):
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for _, _, parameter, mask in _entries():
+            if id(parameter) in owned:
+                yield parameter, mask
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    # Again: DistributedDataParallel writes gradients after the hooks of backward have run.
+    for parameter, mask in _masked_by(optimizer):
+        mask.clear_gradient(parameter)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for parameter, mask in _masked_by(optimizer):
+        mask.clear(parameter)
+
+
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)
