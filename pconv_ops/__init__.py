@@ -34,6 +34,7 @@ from .patterns import SCP4, PatternSet
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from .admm import ADMMPruner
     from .convert import convert
     from .modules import PatternConv2d
     from .prune import prune_
@@ -42,6 +43,7 @@ __version__ = version()
 
 __all__ = [
     "SCP4",
+    "ADMMPruner",
     "BackendUnavailable",
     "PConvFormatError",
     "PackedConv",
@@ -57,7 +59,7 @@ __all__ = [
     "show_config",
 ]
 
-_NEED_TORCH = {"PatternConv2d": "modules", "convert": "convert", "prune_": "prune"}
+_NEED_TORCH = {"ADMMPruner": "admm", "PatternConv2d": "modules", "convert": "convert", "prune_": "prune"}
 
 
 def __getattr__(name: str) -> Any:

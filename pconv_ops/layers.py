@@ -147,6 +147,15 @@ def _settle_shared(model: nn.Module, choices: list[LayerChoice]) -> list[LayerCh
     return settled
 
 
+def distinct(choices: Iterable[LayerChoice]) -> dict[str, LayerChoice]:
+    """Those that are pruned, by name; of those that share a weight the first."""
+    found: dict[Any, LayerChoice] = {}
+    for choice in choices:
+        if choice.pruned:
+            found.setdefault(identity(choice.module.weight), choice)
+    return {choice.name: choice for choice in found.values()}
+
+
 def identity(tensor: torch.Tensor) -> Any:
     """Equal for parameters that are the same memory, whether or not they are the same object."""
     place = tensor.untyped_storage().data_ptr()

@@ -72,6 +72,12 @@ def thaw(module: nn.Module, name: str) -> None:
         mask.unhook()
 
 
+def kept(module: nn.Module, name: str) -> torch.Tensor | None:
+    """What the mask of a parameter keeps (bool, a copy), None: it has no mask."""
+    mask = _masks.get(module, {}).get(name)
+    return None if mask is None else ~mask.zero
+
+
 def clear_masked(modules: Any = None) -> None:
     """Sets what is masked to zero, in these modules (None: all): for optimizers that torch does not know, and after
     other weights were loaded."""

@@ -148,6 +148,24 @@ class PatternSet:
         return PatternSet, (self._bits, self._names)
 
 
+def kept_energy(model: Any, patterns: PatternSet) -> dict[str, float]:
+    """What a set keeps of each 3x3 convolution of a torch model: the share 0..1 of its squared weights that stays when
+    every kernel keeps its best pattern (as `project_patterns` does), by layer name; 1 for a layer of zeros.
+
+    1 - share is the squared error of the projection, relative to the weights: compare sets by it before training.
+    ValueError for NaN or Inf weights.
+    """
+    shares = {}
+    for name, weight in _weights_3x3(model):
+        squares = np.square(weight.reshape(-1, _TAPS))
+        if not np.isfinite(squares).all():
+            raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf")
+        kept = (squares @ patterns.masks.reshape(-1, _TAPS).T.astype(np.float64)).max(axis=1)
+        total = squares.sum()
+        shares[name] = float(kept.sum() / total) if total > 0 else 1.0
+    return shares
+
+
 def _weights_3x3(model: Any) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     for name, module in model.named_modules():
         if getattr(module, "kernel_size", None) == (3, 3) and not getattr(module, "transposed", True):

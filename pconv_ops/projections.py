@@ -153,6 +153,15 @@ def check_rate(argument: str, rate: Any) -> None:
         raise ValueError(f"{argument}: expected a finite rate >= 1, got {rate}")
 
 
+def check_number(argument: str, value: Any, above: float = -math.inf, least: float = -math.inf) -> None:
+    """TypeError unless a number, ValueError unless finite, larger than `above` and not smaller than `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument}: expected a number, got {type(value).__name__}")
+    if not (above < float(value) < math.inf and least <= float(value)):
+        bound = f"> {above:g}" if above > -math.inf else f">= {least:g}"
+        raise ValueError(f"{argument}: expected a finite number {bound}, got {value}")
+
+
 def check_balance(balance: Any) -> None:
     """ValueError unless None or "filter"."""
     if balance not in (None, "filter"):

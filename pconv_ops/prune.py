@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .constraints import keep_all
-from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, identity
+from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct
 from .patterns import SCP4, PatternSet
 from .projections import check_balance, values_of
 from .report import LayerPruning, PruneReport
@@ -56,15 +56,13 @@ def prune_(
         raise TypeError(f"patterns: expected a PatternSet or None, got {type(patterns).__name__}")
     check_balance(balance)
     choices = choose_layers(model, patterns is not None, connectivity, connectivity_1x1, block, skip)
-    constraints = [constraints_of(choice, patterns, balance) for choice in choices]
-    done = set()
-    for choice, wanted in zip(choices, constraints, strict=True):
-        weight: Any = choice.module.weight
-        if choice.pruned and identity(weight) not in done:
-            done.add(identity(weight))
-            keep = keep_all(values_of(weight), wanted)
-            with torch.no_grad():
-                weight.masked_fill_(torch.from_numpy(~keep).to(weight.device), 0)
+    pruned = distinct(choices)
+    constraints = {name: constraints_of(choice, patterns, balance) for name, choice in pruned.items()}
+    with torch.no_grad():
+        for name, choice in pruned.items():
+            weight: Any = choice.module.weight
+            keep = keep_all(values_of(weight), constraints[name])
+            weight.masked_fill_(torch.from_numpy(~keep).to(weight.device), 0)
     return pruning_of(choices)
 
 

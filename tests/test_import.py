@@ -35,7 +35,7 @@ assert y[0, 0].min() == 2 and y[0, 1].max() == 0
 assert len(pconv_ops.SCP4) == 4
 pconv_ops.show_config()
 assert "PatternConv2d" in dir(pconv_ops)
-for name in ("PatternConv2d", "convert", "prune_"):
+for name in ("ADMMPruner", "PatternConv2d", "convert", "prune_"):
     try:
         getattr(pconv_ops, name)
     except ImportError as error:

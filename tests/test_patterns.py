@@ -11,10 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projection_cases import mixed_net
 from torch import nn
 
 from pconv_ops import _native
-from pconv_ops.patterns import SCP4, PatternSet, pattern_name
+from pconv_ops.patterns import SCP4, PatternSet, kept_energy, pattern_name
+from pconv_ops.projections import project_patterns
 
 FIXED = settings(derandomize=True, deadline=None)  # a shared machine may stall
 UP, LEFT, CENTRE, RIGHT, DOWN = (0, 1), (1, 0), (1, 1), (1, 2), (2, 1)
@@ -176,3 +178,27 @@ def test_from_model_gives_masks_of_the_centre_and_three(seed, k):
 def test_patterns_import_without_torch():
     code = "import sys; sys.modules['torch'] = None; from pconv_ops.patterns import SCP4; assert len(SCP4) == 4"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kept_energy_is_what_the_projection_keeps():
+    model = mixed_net()
+    shares = kept_energy(model, SCP4)
+    assert list(shares) == ["stem", "body", "grouped", "depthwise"]
+    for name, share in shares.items():
+        weight = model.get_submodule(name).weight.detach()
+        assert share == pytest.approx(float(project_patterns(weight).square().sum() / weight.square().sum()), rel=1e-5)
+        assert 4 / 9 < share < 1
+    more = kept_energy(model, PatternSet.random(12))
+    assert all(more[name] > share for name, share in shares.items())
+    assert kept_energy(model, PatternSet([0x1FF])) == dict.fromkeys(shares, 1.0)
+
+
+def test_kept_energy_of_zeros_and_nan():
+    model = mixed_net()
+    with torch.no_grad():
+        model.body.weight.zero_()
+    assert kept_energy(model, SCP4)["body"] == 1.0
+    with torch.no_grad():
+        model.grouped.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="layer 'grouped'"):
+        kept_energy(model, SCP4)

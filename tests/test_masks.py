@@ -1,0 +1,143 @@
+"""Frozen masks: weights stay zero under any optimizer, for as long as the model lives."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from training_cases import OPTIMIZERS, batches, small_net, train_epoch
+
+from pconv_ops import masks
+from pconv_ops.masks import clear_masked, freeze, kept, thaw
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def frozen_net(seed=0):
+    model = small_net(seed)
+    conv = model.get_submodule("3")
+    keep = torch.rand(conv.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    freeze(conv, "weight", keep)
+    return model, conv, keep
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_weights_stay_zero_after_every_step(optimizer):
+    """The optimizer has momentum for the weights from the time before they were masked."""
+    model = small_net()
+    conv = model.get_submodule("3")
+    steps = OPTIMIZERS[optimizer](model.parameters())
+    train_epoch(model, steps, None, 0)
+    keep = torch.rand(conv.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.4
+    freeze(conv, "weight", keep)
+    before = conv.weight.detach().clone()
+
+    def check():
+        assert not conv.weight[~keep].any()
+        assert not conv.weight.grad[~keep].any()
+
+    check_at_once = conv.weight[~keep]
+    assert not check_at_once.any()
+    for epoch in range(1, 4):
+        train_epoch(model, steps, None, epoch, check)
+    assert (conv.weight != before)[keep].all()
+
+
+def test_gradients_are_masked_after_each_backward():
+    """So that clipping by norm does not count what is pruned; added up over micro-batches too."""
+    model, conv, keep = frozen_net()
+    for images, labels in batches(0, n=3):
+        nn.functional.cross_entropy(model(images), labels).backward()
+        assert conv.weight.grad[keep].all() and not conv.weight.grad[~keep].any()
+
+
+def test_gradients_written_by_hand_are_masked_before_the_step():
+    """As DistributedDataParallel does, after the hooks of backward."""
+    model, conv, keep = frozen_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    conv.weight.grad = torch.ones_like(conv.weight)
+    optimizer.step()
+    assert not conv.weight[~keep].any()
+    assert not optimizer.state[conv.weight]["momentum_buffer"][~keep].any()
+
+
+def test_nan_under_a_mask_becomes_zero():
+    model, conv, keep = frozen_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    conv.weight.grad = torch.full_like(conv.weight, float("nan"))
+    optimizer.step()
+    assert not conv.weight[~keep].any() and conv.weight[keep].isnan().all()
+
+
+def test_other_optimizers_leave_the_layer_alone():
+    model, conv, keep = frozen_net()
+    other = nn.Linear(2, 2)
+    with torch.no_grad():
+        conv.weight.fill_(1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    other(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert conv.weight.all()
+    clear_masked([conv])
+    assert not conv.weight[~keep].any() and conv.weight[keep].all()
+
+
+def test_state_dict_and_copies_are_as_ever():
+    plain = small_net()
+    model, conv, keep = frozen_net()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    train_epoch(twin, optimizer, None, 0)
+    assert twin.get_submodule("3").weight[~keep].any()  # a copy has no masks
+    assert not conv.weight[~keep].any()
+
+
+def test_mask_follows_a_parameter_that_is_replaced():
+    model, conv, keep = frozen_net()
+    state = {name: value.clone() for name, value in small_net(1).state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train_epoch(model, optimizer, None, 0, lambda: None)
+    assert not conv.weight[~keep].any()
+
+
+def test_mask_follows_the_dtype():
+    model, conv, keep = frozen_net()
+    model.double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train_epoch(model, optimizer, None, 0)
+    assert conv.weight.dtype == torch.float64 and not conv.weight[~keep].any()
+
+
+def test_frozen_parameter_may_need_no_gradient():
+    model = small_net()
+    conv = model.get_submodule("3").requires_grad_(False)
+    freeze(conv, "weight", torch.zeros(conv.weight.shape, dtype=torch.bool))
+    assert not conv.weight.any()
+    conv.requires_grad_(True)
+    train_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), None, 0)
+    assert not conv.weight.any()
+
+
+def test_thaw_lifts_the_mask():
+    model, conv, keep = frozen_net()
+    assert torch.equal(kept(conv, "weight"), keep)
+    thaw(conv, "weight")
+    assert kept(conv, "weight") is None
+    train_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), None, 0)
+    assert conv.weight[~keep].any()
+    thaw(conv, "weight")  # nothing to lift
+
+
+def test_masks_die_with_their_model():
+    gc.collect()
+    before = len(masks._masks)
+    model, conv, _ = frozen_net()
+    assert len(masks._masks) == before + 1
+    gone = weakref.ref(conv)
+    del model, conv
+    gc.collect()
+    assert gone() is None and len(masks._masks) == before
