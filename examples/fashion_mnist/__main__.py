@@ -1,0 +1,68 @@
+"""Command line of the experiment: train what is missing, deploy it, write the table and the pictures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from pconv_ops.cli_common import positive_int
+
+from .nets import NETS
+from .runs import Run, Setting, deploy_all, run_all, write_json
+from .schemes import SCHEMES
+from .table import markdown, rows_of
+from .training import Schedule
+
+# Seconds a run, to see that everything works: few images, few epochs, one row of each kind.
+QUICK = Schedule(dense=2, draw=1, retrain=1, images=8192)
+QUICK_SCHEMES = ("dense", "pattern8", "pconv8", "block8", "unstructured8", "filter8")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.fashion_mnist", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/fashion_mnist"), help="folder of runs and results")
+    parser.add_argument("--dataset", choices=("fashion_mnist", "cifar10"), default="fashion_mnist")
+    parser.add_argument("--data", type=Path, help="folder of the dataset's files (default: Debian's package)")
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
+    parser.add_argument("--schemes", nargs="+", choices=list(SCHEMES), default=None, help="default: all")
+    parser.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes that train")
+    parser.add_argument("--quick", action="store_true", help="one seed, few images and epochs: does it all work?")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    schedule, schemes = (QUICK, QUICK_SCHEMES) if args.quick else (Schedule(), tuple(SCHEMES))
+    setting = Setting(args.out, args.dataset, args.data, schedule)
+    seeds = 1 if args.quick else args.seeds
+    runs = [Run(net, scheme, seed) for seed in range(seeds) for net in args.nets for scheme in args.schemes or schemes]
+    try:
+        run_all(runs, setting, args.workers)
+        deploy_all(runs, setting)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report(runs, setting)
+    return 0
+
+
+def report(runs: list[Run], setting: Setting) -> None:
+    """results.json, table.md and the pictures, beside the runs."""
+    from .pictures import draw_all
+
+    records = [setting.record(run) for run in runs]
+    rows = rows_of(records)
+    write_json(setting.out / "results.json", {"records": records, "rows": [asdict(row) for row in rows]})
+    text = markdown(rows)
+    (setting.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    for path in draw_all(rows, setting):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

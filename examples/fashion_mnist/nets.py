@@ -1,0 +1,64 @@
+"""Two small networks, at most 8 million multiply-adds an image of Fashion-MNIST: one like VGG, one like ResNet.
+
+Both begin with a 5x5 convolution of stride 2, which stays dense, so that most of the work is in 3x3 convolutions on
+maps of 14x14 and 7x7.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
+def classifier(channels: int, n_classes: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, n_classes)]
+
+
+def vgg(in_channels: int = 1, n_classes: int = 10) -> nn.Module:
+    """Convolutions in a row with batch normalisation and one max pooling (Simonyan and Zisserman, 2015)."""
+    return nn.Sequential(
+        *conv_bn_relu(in_channels, 24, kernel_size=5, stride=2),
+        *conv_bn_relu(24, 32),
+        nn.MaxPool2d(2),
+        *conv_bn_relu(32, 64),
+        *conv_bn_relu(64, 64),
+        *classifier(64, n_classes),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet(in_channels: int = 1, n_classes: int = 10) -> nn.Module:
+    """A stem and two basic blocks, the first of which halves the map."""
+    return nn.Sequential(
+        *conv_bn_relu(in_channels, 24, kernel_size=5, stride=2),
+        BasicBlock(24, 32, stride=2),
+        BasicBlock(32, 64, stride=1),
+        *classifier(64, n_classes),
+    )
+
+
+NETS = {"vgg": vgg, "resnet": resnet}
