@@ -65,6 +65,15 @@ def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> None:
     mask.clear(parameter)
 
 
+def hold_zeros(model: nn.Module) -> None:
+    """Keeps every weight of the model's nn.Conv2d layers that is zero now at zero, while the model trains on: after
+    `prune_`, or any pruning that left zeros. Layers without zeros are left alone."""
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, nn.Conv2d) and weight is not None and not bool(weight.all()):
+            freeze(module, "weight", weight != 0)
+
+
 def thaw(module: nn.Module, name: str) -> None:
     """Lifts the mask of a parameter, if it has one; its weights are what they are."""
     mask = _masks.get(module, {}).pop(name, None)

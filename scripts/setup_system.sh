@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup_system.sh base|aarch64|lint: make sure that the system programs of this group are there.
+# setup_system.sh base|aarch64|lint|dataset: make sure that the system packages of this group are there.
 # What is missing is installed through apt-get when that is possible (Debian or Ubuntu, as root); else the script says
 # what to install and fails.
 set -euo pipefail
@@ -28,8 +28,9 @@ find_missing() {
       need qemu-user command -v qemu-aarch64
       ;;
     lint) need clang-format command -v clang-format ;;
+    dataset) need dataset-fashion-mnist test -f /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ;;
     *)
-      echo "usage: setup_system.sh base|aarch64|lint" >&2
+      echo "usage: setup_system.sh base|aarch64|lint|dataset" >&2
       exit 2
       ;;
   esac

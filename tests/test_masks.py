@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from training_cases import OPTIMIZERS, batches, small_net, train_epoch
 
-from pconv_ops import masks
-from pconv_ops.masks import clear_masked, freeze, kept, thaw
+from pconv_ops import masks, prune_
+from pconv_ops.masks import clear_masked, freeze, hold_zeros, kept, thaw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,6 +120,17 @@ def test_frozen_parameter_may_need_no_gradient():
     conv.requires_grad_(True)
     train_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), None, 0)
     assert not conv.weight.any()
+
+
+def test_hold_zeros_of_a_pruned_model():
+    model = small_net()
+    prune_(model, connectivity=2.0)
+    zeros = {name: parameter == 0 for name, parameter in model.named_parameters()}
+    hold_zeros(model)
+    train_epoch(model, OPTIMIZERS["sgd"](model.parameters()), None, 0)
+    for name in ("3.weight", "7.weight"):
+        assert zeros[name].any() and not model.get_parameter(name)[zeros[name]].any()
+    assert kept(model[0], "weight") is None
 
 
 def test_thaw_lifts_the_mask():

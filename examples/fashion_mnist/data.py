@@ -116,6 +116,7 @@ class _PlainUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
+        ("_codecs", "encode"),  # bytes, as Python 3 writes them for Python 2
     }
 
     def find_class(self, module: str, name: str) -> object:

@@ -153,6 +153,7 @@ _worker: dict[str, Any] = {}
 
 def run_all(runs: Iterable[Run], setting: Setting, workers: int) -> None:
     """Every run that has no files yet, dense ones first; a GPU, where there is one, does them one after another."""
+    setting.load()  # what is wrong with the data is said here, once
     (setting.out / "runs").mkdir(parents=True, exist_ok=True)
     wanted = {run: None for run in runs}
     dense = [run for run in {Run(r.net, "dense", r.seed): None for r in wanted} if not setting.finished(run)]

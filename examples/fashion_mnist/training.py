@@ -23,11 +23,12 @@ class Schedule:
     The learning rate of the first rises and falls; it is `draw_rate` during the second; it falls during the third."""
 
     dense: int = 10
-    draw: int = 4
-    retrain: int = 6
+    draw: int = 3
+    retrain: int = 7
+    steps: int = 8  # of the pruner, an epoch
     dense_rate: float = 0.1
     draw_rate: float = 0.02
-    retrain_rate: float = 0.05
+    retrain_rate: float = 0.1
     images: int | None = None  # of the training split; None: all
 
     @property
@@ -75,7 +76,7 @@ class Trainer:
         torch.manual_seed(self._seed)
         model = net().to(self.device, memory_format=torch.channels_last)
         self.outcome = Outcome()
-        for epoch, _ in enumerate(self._epochs(model, None, schedule.dense, schedule.dense_lr)):
+        for epoch, _ in enumerate(self._epochs(model, schedule.dense, schedule.dense_lr)):
             self._note(model, epoch, tell)
         return model
 
@@ -84,32 +85,39 @@ class Trainer:
     ) -> nn.Module:
         """Trains the model on, with the pruner's penalty until it is cut; without a pruner just as long."""
         self.outcome = Outcome()
-        for epoch, _ in enumerate(self._epochs(model, pruner, schedule.pruned, schedule.pruned_lr)):
-            if pruner is not None:
-                pruner.step()
-                if epoch + 1 == schedule.draw:
-                    pruner.finalize()
-                    self.outcome.cut = self.accuracy(model)
+        for epoch, _ in enumerate(self._epochs(model, schedule.pruned, schedule.pruned_lr, pruner, schedule.steps)):
+            if pruner is not None and epoch + 1 == schedule.draw:
+                pruner.finalize()
+                self.outcome.cut = self.accuracy(model)
             self._note(model, epoch, tell)
         return model
 
     def _epochs(
-        self, model: nn.Module, pruner: SplittingPruner | None, epochs: int, rate: Callable[[float], float]
+        self,
+        model: nn.Module,
+        epochs: int,
+        rate: Callable[[float], float],
+        pruner: SplittingPruner | None = None,
+        steps: int = 0,
     ) -> Iterator[None]:
+        """Stops after each epoch. `rate`: learning rate by the share of the epochs that is done. The pruner has `steps`
+        evenly spaced steps an epoch, the last one at its end."""
         generator = torch.Generator().manual_seed(self._seed)
         optimizer = torch.optim.SGD(model.parameters(), lr=0, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        n, done = epochs * (len(self._labels) // BATCH), 0
-        for _ in range(epochs):
+        n = len(self._labels) // BATCH
+        for epoch in range(epochs):
             model.train()
-            for images, labels in augmented_batches(self._padded, self._labels, BATCH, self._shift, generator):
-                optimizer.param_groups[0]["lr"] = rate(done / n)
+            batches = augmented_batches(self._padded, self._labels, BATCH, self._shift, generator)
+            for i, (images, labels) in enumerate(batches):
+                optimizer.param_groups[0]["lr"] = rate((epoch + i / n) / epochs)
                 optimizer.zero_grad()
                 loss = cross_entropy(model(images), labels)
-                if pruner is not None and not pruner.finalized:
+                if pruner is not None:
                     loss = loss + pruner.penalty()
                 loss.backward()
                 optimizer.step()
-                done += 1
+                if pruner is not None and (i + 1) * steps // n > i * steps // n:
+                    pruner.step()
             yield
 
     def _note(self, model: nn.Module, epoch: int, tell: Callable[[str], None]) -> None:
