@@ -59,7 +59,7 @@ class UnstructuredPruner(_RatePruner):
         skip: Skip = (),
         *,
         rho: float = 1e-2,
-        rho_growth: float = 1.5,
+        rho_growth: float = 1.2,
         rho_max: float | None = None,
         ramp: int = 0,
     ) -> None:
@@ -93,7 +93,7 @@ class FilterPruner(_RatePruner):
         skip: Skip = (),
         *,
         rho: float = 1e-2,
-        rho_growth: float = 1.5,
+        rho_growth: float = 1.2,
         rho_max: float | None = None,
         ramp: int = 0,
     ) -> None:

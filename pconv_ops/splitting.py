@@ -3,7 +3,7 @@
     pruner (admm.py, baselines.py): constraints of each layer ----+
                                                                   v
     training loop:  loss + penalty() -> backward -> optimizer     near = nearest weights, dual = what is still missing
-                    step() once an epoch                          new near and dual, next rho, next rates
+                    step() now and then                           new near and dual, next rho, next rates
                     finalize() when it shall be so                weights cut, masks frozen (masks.py)
 
 Knows weights and constraints, nothing of patterns or kernels, and no optimizer.
@@ -61,7 +61,7 @@ class SplittingPruner(ABC):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         check_number("rho", rho, above=0)
         check_number("rho_growth", rho_growth, least=1)
-        most = 10 * rho if rho_max is None else rho_max
+        most = 100 * rho if rho_max is None else rho_max
         check_number("rho_max", most, least=rho)
         if isinstance(ramp, bool) or not isinstance(ramp, int):
             raise TypeError(f"ramp: expected an integer, got {type(ramp).__name__}")
@@ -132,8 +132,8 @@ class SplittingPruner(ABC):
 
     @torch.no_grad()
     def step(self) -> StepReport:
-        """Once an epoch, after the optimizer's last step of it: projections, dual update, next rho and rates. Does
-        nothing after finalize(). ValueError: a weight is NaN or Inf (the layer is named; nothing is changed)."""
+        """Now and then, after a step of the optimizer: projections, dual update, next rho and rates. Does nothing
+        after finalize(). ValueError: a weight is NaN or Inf (the layer is named; nothing is changed)."""
         if self.finalized:
             return StepReport(self._steps, self.rho, {})
         weights = {name: _weight(module).detach().float() for name, module in self._modules().items()}

@@ -71,7 +71,7 @@ def test_weights_are_drawn_to_their_constraints():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False))
     start = model[0].weight.detach().clone()
-    pruner = ADMMPruner(model, connectivity=2.0, rho=0.5)
+    pruner = ADMMPruner(model, connectivity=2.0, rho=0.5, rho_growth=1.5, rho_max=5.0)
     steps = torch.optim.SGD(model.parameters(), lr=0.05)
     residuals = []
     for _ in range(40):

@@ -1,7 +1,7 @@
 """Two small networks, at most 8 million multiply-adds an image of Fashion-MNIST: one like VGG, one like ResNet.
 
 Both begin with a 5x5 convolution of stride 2, which stays dense, so that most of the work is in 3x3 convolutions on
-maps of 14x14 and 7x7.
+maps of 7x7 and less.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ def classifier(channels: int, n_classes: int) -> list[nn.Module]:
 
 
 def vgg(in_channels: int = 1, n_classes: int = 10) -> nn.Module:
-    """Convolutions in a row with batch normalisation and one max pooling (Simonyan and Zisserman, 2015)."""
+    """Convolutions in a row with batch normalisation and max pooling (Simonyan and Zisserman, 2015)."""
     return nn.Sequential(
         *conv_bn_relu(in_channels, 24, kernel_size=5, stride=2),
-        *conv_bn_relu(24, 32),
         nn.MaxPool2d(2),
-        *conv_bn_relu(32, 64),
-        *conv_bn_relu(64, 64),
-        *classifier(64, n_classes),
+        *conv_bn_relu(24, 48),
+        *conv_bn_relu(48, 64),
+        nn.MaxPool2d(2),
+        *conv_bn_relu(64, 128),
+        *conv_bn_relu(128, 128),
+        *classifier(128, n_classes),
     )
 
 
@@ -52,12 +54,13 @@ class BasicBlock(nn.Module):
 
 
 def resnet(in_channels: int = 1, n_classes: int = 10) -> nn.Module:
-    """A stem and two basic blocks, the first of which halves the map."""
+    """A stem with max pooling and two basic blocks, the second of which halves the map."""
     return nn.Sequential(
         *conv_bn_relu(in_channels, 24, kernel_size=5, stride=2),
-        BasicBlock(24, 32, stride=2),
-        BasicBlock(32, 64, stride=1),
-        *classifier(64, n_classes),
+        nn.MaxPool2d(2),
+        BasicBlock(24, 48, stride=1),
+        BasicBlock(48, 96, stride=2),
+        *classifier(96, n_classes),
     )
 
 
