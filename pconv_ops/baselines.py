@@ -26,7 +26,15 @@ class _RatePruner(SplittingPruner):
     """Common to both: the layers that patterns would prune, and one rate for all."""
 
     def __init__(
-        self, model: nn.Module, rate: float, skip: Skip, rho: float, rho_growth: float, rho_max: float | None, ramp: int
+        self,
+        model: nn.Module,
+        rate: float,
+        skip: Skip = (),
+        *,
+        rho: float = 1e-2,
+        rho_growth: float = 1.2,
+        rho_max: float | None = None,
+        ramp: int = 0,
     ) -> None:
         super().__init__(model, rho, rho_growth, rho_max, ramp)
         check_rate("rate", rate)
@@ -52,19 +60,6 @@ class UnstructuredPruner(_RatePruner):
     rate >= 1; the other arguments, the methods and the errors are those of `ADMMPruner`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        rate: float,
-        skip: Skip = (),
-        *,
-        rho: float = 1e-2,
-        rho_growth: float = 1.2,
-        rho_max: float | None = None,
-        ramp: int = 0,
-    ) -> None:
-        super().__init__(model, rate, skip, rho, rho_growth, rho_max, ramp)
-
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
         rate = self._rate**progress
         return {
@@ -85,19 +80,6 @@ class FilterPruner(_RatePruner):
     """
 
     _readers: Mapping[str, Readers]
-
-    def __init__(
-        self,
-        model: nn.Module,
-        rate: float,
-        skip: Skip = (),
-        *,
-        rho: float = 1e-2,
-        rho_growth: float = 1.2,
-        rho_max: float | None = None,
-        ramp: int = 0,
-    ) -> None:
-        super().__init__(model, rate, skip, rho, rho_growth, rho_max, ramp)
 
     def _prepare(self) -> None:
         readers = channel_readers(self.model)

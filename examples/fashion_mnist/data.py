@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,7 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _unpickle(path: Path) -> dict[bytes, object]:
+def _unpickle(path: Path) -> dict[bytes, Any]:
     with path.open("rb") as file:
         content = _PlainUnpickler(file, encoding="bytes").load()
     if not isinstance(content, dict):

@@ -36,17 +36,20 @@ def _patterns(k: int) -> Callable[[nn.Module], SplittingPruner]:
     return lambda model: ADMMPruner(model, PatternSet.from_model(model, k), connectivity=None)
 
 
+def _baseline(
+    kind: type[UnstructuredPruner] | type[FilterPruner], rate: float
+) -> Callable[[nn.Module], SplittingPruner]:
+    return lambda model: kind(model, rate)
+
+
 def _schemes() -> list[Scheme]:
     rates = (5.0, 8.0, 12.0)
     rows = [Scheme("dense", "dense", 1, None), Scheme("dense_longer", "dense, trained as long", 1, None)]
     rows += [Scheme(f"pattern{k}", f"{k} patterns", PATTERN_RATE, _patterns(k)) for k in (4, 8, 12)]
     rows += [Scheme(f"pconv{r:g}", "PCONV: 4 patterns, kernels", r, _pconv(r)) for r in rates]
     rows += [Scheme("block8", "PCONV in blocks of 4 filters", 8, _pconv(8, block=4))]
-    rows += [
-        Scheme(f"unstructured{r:g}", "single weights", r, lambda model, r=r: UnstructuredPruner(model, r))
-        for r in rates
-    ]
-    rows += [Scheme(f"filter{r:g}", "whole filters", r, lambda model, r=r: FilterPruner(model, r)) for r in rates]
+    rows += [Scheme(f"unstructured{r:g}", "single weights", r, _baseline(UnstructuredPruner, r)) for r in rates]
+    rows += [Scheme(f"filter{r:g}", "whole filters", r, _baseline(FilterPruner, r)) for r in rates]
     return rows
 
 
