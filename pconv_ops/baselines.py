@@ -7,15 +7,16 @@ included.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .channels import Readers, channel_readers
+from .channels import channel_readers
 from .constraints import Constraint, FewFilters, FewWeights
-from .layers import Skip, choose_layers, distinct
+from .layers import Rates, Skip, choose_layers, distinct
 from .projections import check_rate
 from .prune import pruning_of
 from .report import PruneReport
@@ -23,12 +24,12 @@ from .splitting import SplittingPruner
 
 
 class _RatePruner(SplittingPruner):
-    """Common to both: the layers that patterns would prune, and one rate for all."""
+    """Common to both: the layers that patterns would prune, and their rates."""
 
     def __init__(
         self,
         model: nn.Module,
-        rate: float,
+        rate: Rates,
         skip: Skip = (),
         *,
         rho: float = 1e-2,
@@ -37,12 +38,14 @@ class _RatePruner(SplittingPruner):
         ramp: int = 0,
     ) -> None:
         super().__init__(model, rho, rho_growth, rho_max, ramp)
-        check_rate("rate", rate)
-        self._rate = float(rate)
-        self._choices = choose_layers(self.model, True, None, None, skip=skip)
+        self._choices = choose_layers(self.model, True, self._checked(rate), None, skip=skip)
         self._convs = {name: choice.module for name, choice in distinct(self._choices).items()}
         self._prepare()
         self._start()
+
+    @abstractmethod
+    def _checked(self, rate: Any) -> Rates:
+        """Keeps what was asked for; returns what names must be looked up for."""
 
     def _prepare(self) -> None:
         """For what a pruner must know of its layers before it says constraints."""
@@ -57,14 +60,22 @@ class _RatePruner(SplittingPruner):
 class UnstructuredPruner(_RatePruner):
     """Keeps round(weights / rate) weights of each 3x3 layer, those with the largest magnitude (ADMM-NN, ASPLOS 2019).
 
-    rate >= 1; the other arguments, the methods and the errors are those of `ADMMPruner`.
+    rate >= 1, or rates by layer name as in `prune_` (layers that are not named stay dense); the other arguments, the
+    methods and the errors are those of `ADMMPruner`.
     """
 
+    def _checked(self, rate: Any) -> Rates:
+        if not isinstance(rate, Mapping):
+            check_rate("rate", rate)
+        self._uniform: float | None = None if isinstance(rate, Mapping) else float(rate)
+        return rate  # type: ignore[no-any-return]
+
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
-        rate = self._rate**progress
-        return {
-            name: [FewWeights(max(1, round(_weight(module).numel() / rate)))] for name, module in self._convs.items()
-        }
+        found: dict[str, Sequence[Constraint]] = {}
+        for name, choice in distinct(self._choices).items():
+            rate = self._uniform or choice.rate or 1.0  # depthwise layers have no rate of their own
+            found[name] = [FewWeights(max(1, round(_weight(choice.module).numel() / rate**progress)))]
+        return found
 
 
 class FilterPruner(_RatePruner):
@@ -79,7 +90,10 @@ class FilterPruner(_RatePruner):
     that torch.fx cannot trace, and for a rate far beyond one filter left in each layer.
     """
 
-    _readers: Mapping[str, Readers]
+    def _checked(self, rate: Any) -> Rates:
+        check_rate("rate", rate)
+        self._rate = float(rate)
+        return None
 
     def _prepare(self) -> None:
         readers = channel_readers(self.model)

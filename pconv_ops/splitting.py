@@ -34,9 +34,23 @@ class _Split:
     near: torch.Tensor
     dual: torch.Tensor
 
-    @property
-    def target(self) -> torch.Tensor:
-        return self.near - self.dual
+
+@dataclass
+class _Pull:
+    """The sum of n squared distances |W - T_k|^2 as n |W - T|^2 + rest, T the mean of the T_k: one pass, not n."""
+
+    mean: torch.Tensor
+    n: int
+    rest: float
+
+    @classmethod
+    def of(cls, splits: Sequence[_Split]) -> _Pull:
+        targets = torch.stack([split.near - split.dual for split in splits])
+        mean = targets.mean(0)
+        return cls(mean, len(splits), float((targets - mean).double().square().sum()))
+
+    def to(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.n * (weight.float() - self.mean).square().sum() + self.rest
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,7 @@ class SplittingPruner(ABC):
         self._growth, self._rho_max, self._ramp = float(rho_growth), float(most), ramp
         self._steps = 0
         self._splits: dict[str, list[_Split]] = {}
+        self._pulls: dict[str, _Pull] = {}  # of the splits as they are; empty: not computed yet
         self._masked: dict[str, tuple[nn.Module, str]] = {}  # "layer.parameter" of every frozen mask
 
     # ---- what a pruner says of its model
@@ -117,17 +132,13 @@ class SplittingPruner(ABC):
     def penalty(self) -> torch.Tensor:
         """rho/2 * sum over layers and constraints of |W - Z + U|^2, a scalar in fp32 to add to the loss; 0 after
         finalize(). With a loss that is divided by k micro-batches divide this by k too."""
-        terms = (
-            []
-            if self.finalized
-            else [
-                (_weight(module).float() - split.target).square().sum()
-                for name, module in self._modules().items()
-                for split in self._splits[name]
-            ]
-        )
-        if not terms:
-            return torch.zeros((), device=next(self.model.parameters()).device)
+        if self.finalized or not self._splits:
+            parameter = next(self.model.parameters(), None)
+            return torch.zeros((), device=None if parameter is None else parameter.device)
+        if not self._pulls:
+            self._pulls = {name: _Pull.of(splits) for name, splits in self._splits.items() if splits}
+        modules = self._modules()
+        terms = [pull.to(_weight(modules[name])) for name, pull in self._pulls.items()]
         return 0.5 * self.rho * torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
@@ -149,7 +160,7 @@ class SplittingPruner(ABC):
         for splits in self._splits.values():
             for split in splits:
                 split.dual *= self.rho / rho  # the dual itself stays, its scale is 1/rho (Boyd et al., 3.4.1)
-        self.rho = rho
+        self.rho, self._pulls = rho, {}
         return StepReport(self._steps, rho, residual)
 
     @torch.no_grad()
@@ -199,7 +210,7 @@ class SplittingPruner(ABC):
         check_number("state['rho']", state["rho"], above=0)
         self.release()
         self._masked = {}
-        self._steps, self.rho, self._splits = int(state["steps"]), float(state["rho"]), splits
+        self._steps, self.rho, self._splits, self._pulls = int(state["steps"]), float(state["rho"]), splits, {}
         self._freeze(masks)
 
     def _loaded(self, name: str, given: Any) -> list[_Split]:
@@ -227,11 +238,11 @@ class SplittingPruner(ABC):
 
     # ---- inside
 
+    @torch.no_grad()
     def _start(self) -> None:
         """Z = P(W), U = 0: called by the pruner when it knows its layers."""
         weights = {name: _weight(module).detach().float() for name, module in self._modules().items()}
-        with torch.no_grad():
-            self._project(weights)
+        self._project(weights)
         for splits in self._splits.values():
             for split in splits:
                 split.dual.zero_()

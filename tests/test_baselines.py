@@ -53,6 +53,13 @@ def test_unstructured_keeps_the_largest_weights_of_each_layer():
     assert weights(report) / kept(report) == pytest.approx(8, rel=0.01)
 
 
+def test_unstructured_rates_by_name():
+    report = UnstructuredPruner(small_net(), {"3": 4}).finalize()
+    assert [layer.nnz for layer in report.layers[1:]] == [432 // 4, 432]
+    with pytest.raises(ValueError, match="nine"):
+        UnstructuredPruner(small_net(), {"nine": 4})
+
+
 # ---- filters
 
 

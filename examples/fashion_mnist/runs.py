@@ -98,7 +98,7 @@ def perform(run: Run, setting: Setting, trainer: Trainer, dataset: Dataset, bar:
         model = trainer.from_scratch(lambda: build(run.net, dataset), schedule, tell)
     else:
         model = load_model(setting, Run(run.net, "dense", run.seed), dataset).to(trainer.device)
-        pruner = None if scheme.build is None else scheme.build(model)
+        pruner = None if scheme.build is None else scheme.build(model, trainer.score)
         trainer.prune(model, pruner, schedule, tell)
         if pruner is not None:
             counts = _counts(pruner.finalize())

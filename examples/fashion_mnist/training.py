@@ -15,6 +15,7 @@ from pconv_ops.splitting import SplittingPruner
 from .data import Dataset, augmented_batches, normalise, padded_by
 
 BATCH = 128
+SCANNED = 2000  # training images that rates are chosen by
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Schedule:
     steps: int = 8  # of the pruner, an epoch
     dense_rate: float = 0.1
     draw_rate: float = 0.02
-    retrain_rate: float = 0.1
+    retrain_rate: float = 0.05
     images: int | None = None  # of the training split; None: all
 
     @property
@@ -128,6 +129,14 @@ class Trainer:
     def accuracy(self, model: nn.Module) -> float:
         hits = self.logits(model).argmax(1) == self._test_labels
         return 100 * hits.double().mean().item()
+
+    @torch.no_grad()
+    def score(self, model: nn.Module) -> float:
+        """Minus the mean loss on some training images: what a scan may look at before anything is trained."""
+        model.eval()
+        shift = self._shift
+        images = self._padded[:SCANNED, :, shift : self._padded.shape[2] - shift, shift : self._padded.shape[3] - shift]
+        return -cross_entropy(model(images), self._labels[:SCANNED]).item()
 
     @torch.no_grad()
     def logits(self, model: nn.Module) -> torch.Tensor:
