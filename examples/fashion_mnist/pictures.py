@@ -17,14 +17,18 @@ from pconv_ops.report import mask_counts
 
 from .data import Dataset, normalise
 from .runs import Run, Setting, load_model
+from .schemes import SCHEMES
 from .table import Row
 
 FAMILIES = {
     "PCONV": ("pattern4", "pconv5", "pconv8", "pconv12"),
     "single weights": ("unstructured5", "unstructured8", "unstructured12"),
     "whole filters": ("filter5", "filter8", "filter12"),
+    "PCONV in blocks of 4": ("block8",),
 }
-COLOURS = {"PCONV": OURS, "single weights": "#8a8a8a", "whole filters": "#b5532a"}
+COLOURS = {
+    "PCONV": OURS, "single weights": "#8a8a8a", "whole filters": "#b5532a", "PCONV in blocks of 4": "#7a4fa3",
+}  # fmt: skip
 SHOWN = "pconv8"  # whose weights are drawn
 
 
@@ -80,7 +84,7 @@ def draw_accuracy(figure: Any, rows: Sequence[Row]) -> None:
     found = {row.scheme: row for row in rows}
     dense = found.get("dense_longer", found.get("dense"))
     if dense is not None:
-        axes.axhline(dense.mean, color="#555555", linestyle="--", linewidth=1, label="dense, trained as long")
+        axes.axhline(dense.mean, color="#555555", linestyle="--", linewidth=1, label=SCHEMES[dense.scheme].label)
     for family, schemes in FAMILIES.items():
         line = [found[scheme] for scheme in schemes if scheme in found]
         if line:
@@ -94,6 +98,7 @@ def draw_accuracy(figure: Any, rows: Sequence[Row]) -> None:
                 capsize=3,
                 label=family,
             )
+    axes.set_xlim(left=1)
     axes.set_xlabel("weights of the pruned convolutions / kept ones")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(f"Accuracy against compression, {rows[0].net}", fontsize=11, loc="left")
@@ -134,9 +139,11 @@ def draw_connectivity(figure: Any, model: nn.Module) -> None:
 
 
 def draw_kernels(figure: Any, before: nn.Module, after: nn.Module, count: int = 10) -> None:
-    """The first filters and channels of the last pruned layer, dense above, pruned below."""
-    name, dense = list(pruned_convs(before))[-1]
-    pruned = dict(pruned_convs(after))[name]
+    """The first kernels of the first two filters, dense above, pruned below, of the layer that lost half its kernels,
+    or comes nearest to that."""
+    layers = dict(pruned_convs(after))
+    name = min(layers, key=lambda name: abs(layers[name].any(axis=(2, 3)).mean() - 0.5))
+    dense, pruned = dict(pruned_convs(before))[name], layers[name]
     figure.set_size_inches(1.0 * count, 4.6)
     for half, (title, weight) in zip(
         figure.subfigures(2, 1), (("dense", dense), ("pruned and retrained", pruned)), strict=True

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ class Setting:
     schedule: Schedule
 
     def load(self) -> Dataset:
+        """As many images as the schedule wants."""
+        dataset, images = self._load(), self.schedule.images
+        if images is None:
+            return dataset
+        return replace(dataset, train=dataset.train.first(images), test=dataset.test.first(images // 4))
+
+    def _load(self) -> Dataset:
         if self.dataset == "cifar10":
             if self.folder is None:
                 raise FileNotFoundError("CIFAR-10: name the folder of its files with --data")
@@ -180,7 +187,7 @@ def _start(setting: Setting, workers: int, places: Any, lock: Any) -> None:
 def _perform(run: Run) -> None:
     setting, dataset = _worker["setting"], _worker["dataset"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(dataset, device, setting.schedule.images, run.seed)
+    trainer = Trainer(dataset, device, run.seed)
     epochs = setting.schedule.dense if run.scheme == "dense" else setting.schedule.pruned
     with tqdm(total=epochs, desc=run.name, unit="epoch", position=_worker["place"], leave=False) as bar:
         perform(run, setting, trainer, dataset, bar)

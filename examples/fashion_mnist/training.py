@@ -30,7 +30,7 @@ class Schedule:
     dense_rate: float = 0.1
     draw_rate: float = 0.02
     retrain_rate: float = 0.05
-    images: int | None = None  # of the training split; None: all
+    images: int | None = None  # of the training split, and a quarter as many to test; None: all
 
     @property
     def pruned(self) -> int:
@@ -63,9 +63,9 @@ class Outcome:
 class Trainer:
     """Trains on a dataset that lies in memory on a device, always the same way for the same seed."""
 
-    def __init__(self, dataset: Dataset, device: torch.device, images: int | None, seed: int) -> None:
+    def __init__(self, dataset: Dataset, device: torch.device, seed: int) -> None:
         self.device = device
-        train = dataset.train if images is None else dataset.train.first(images)
+        train = dataset.train
         # Padded before they are normalised: the border is black, as it is around every image.
         self._padded = normalise(padded_by(train.images, dataset.shift), dataset.train).to(device)
         self._labels = train.labels.to(device)
