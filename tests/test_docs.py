@@ -96,7 +96,7 @@ def test_architecture_names_every_file():
     named = {Path(name).name for name in re.findall(r"`([^`\s]+\.\w+)`", page)}
     wanted = [
         path
-        for folder in ("src", "include", "pconv_ops", "apps", "bench", "cmake", "scripts", "tests/native")
+        for folder in ("src", "include", "pconv_ops", "apps", "bench", "cmake", "scripts", "tests/native", "examples")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".c", ".cmake", ".cpp", ".def", ".h", ".in", ".inl", ".py", ".pyi", ".pyx", ".sh"}
     ]
