@@ -9,7 +9,7 @@ PYTHON ?= python3
 JOBS ?= $(shell nproc)
 # 1: a missing aarch64 compiler or qemu is a failure instead of a visible skip.
 PCONV_REQUIRE_AARCH64 ?= 0
-# 1: without Fashion-MNIST the test that trains on it fails instead of being skipped.
+# 1: without Fashion-MNIST make fails, instead of the test that trains on it being skipped.
 PCONV_REQUIRE_DATASET ?= 0
 # Shape of make aarch64-count: IC,OC,H,W.
 LAYER ?= 64,64,56,56
@@ -33,10 +33,10 @@ help:
 	@echo "make bench          pytest-benchmark suites of bench/"
 	@echo "make bench-check    the speed lines that a release must meet"
 	@echo "make bench-sweep    time against density of each kind of layer, into docs/results/"
-	@echo "make fashion-mnist  accuracy against compression on Fashion-MNIST, into out/fashion_mnist (hours)"
+	@echo "make fashion-mnist  accuracy against compression on Fashion-MNIST, into runs/fashion_mnist (hours)"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
-	@echo "make clean          remove everything that was built or drawn (out/), .venv apart"
+	@echo "make clean          remove everything that was built or drawn (out/), .venv and runs/ apart"
 
 # ---- setting up ------------------------------------------------------------------------------------------------------
 

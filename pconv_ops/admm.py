@@ -11,11 +11,12 @@ from dataclasses import replace
 from operator import index
 from typing import Any
 
+import torch
 from torch import nn
 
 from .constraints import Constraint
-from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct
-from .patterns import SCP4, PatternSet
+from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct, finite_values
+from .patterns import MAX_NATURAL, SCP4, PatternSet
 from .projections import check_balance
 from .prune import pruning_of
 from .report import PruneReport
@@ -51,7 +52,8 @@ class ADMMPruner(SplittingPruner):
     step() is meant to be called 20 to 30 times before the cut: once an epoch in long trainings, as ADMM-NN does, and
     several times an epoch in short ones.
 
-    model: pre-trained or not; DistributedDataParallel is looked through, all processes find the same masks.
+    model: pre-trained or not; DistributedDataParallel, DataParallel and torch.compile are looked through. All processes
+        find the same masks.
     patterns: a PatternSet (default SCP4: PCONV, eq. 12); an integer k: the k most frequent natural patterns of the
         model (PatDNN, ASPLOS 2020), chosen anew at every step(), so that the set is learnt too; None: no patterns.
     connectivity, connectivity_1x1, block, skip, balance: as in `prune_`. Rates for a budget: `uniform_rate`,
@@ -59,10 +61,11 @@ class ADMMPruner(SplittingPruner):
     rho, rho_growth, rho_max (None: 100 * rho): the penalty's weight, from step to step. 1e-2 is where a public
         re-implementation of PCONV starts (7bvcxz on GitHub, with Adam); public ADMM pruners let it grow tenfold now
         and then. That 1.2 a step and a hundredfold in all did best in 24 steps is measured: docs/TRAINING.md.
-    ramp: steps over which rates rise geometrically from the first one's to those asked for (progressive pruning); 0:
-        from the start on what is asked for.
+    ramp: progressive pruning: after k < ramp steps a layer's rate is rate ** ((k + 1) / (ramp + 1)); 0: from the start
+        on what is asked for.
 
-    TypeError and ValueError as `prune_`, and for rho <= 0, rho_growth < 1, rho_max < rho, a negative ramp.
+    A layer whose rate keeps every kernel, without patterns, is left alone. TypeError and ValueError as `prune_`, at
+    once, and for rho <= 0, rho_growth < 1, rho_max < rho, a negative ramp.
     """
 
     def __init__(
@@ -81,7 +84,8 @@ class ADMMPruner(SplittingPruner):
         ramp: int = 0,
     ) -> None:
         super().__init__(model, rho, rho_growth, rho_max, ramp)
-        self._learnt = 0 if patterns is None or isinstance(patterns, PatternSet) else _checked_size(patterns)
+        learnt = patterns is not None and not isinstance(patterns, PatternSet)
+        self._learnt: int | None = _checked_size(patterns) if learnt else None
         self.patterns: PatternSet | None = patterns if isinstance(patterns, PatternSet) else None
         check_balance(balance)
         self._balance = balance
@@ -92,9 +96,10 @@ class ADMMPruner(SplittingPruner):
     def _modules(self) -> Mapping[str, nn.Module]:
         return {name: choice.module for name, choice in self._pruned.items()}
 
-    def _learn(self) -> None:
-        if self._learnt:
-            self.patterns = PatternSet.from_model(self.model, self._learnt)
+    def _learn(self, weights: Mapping[str, torch.Tensor]) -> None:
+        layers = {name: finite_values(name, weight) for name, weight in weights.items() if self._pruned[name].patterns}
+        if self._learnt is not None and layers:
+            self.patterns = PatternSet.from_weights(layers, self._learnt)
 
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
         return {
@@ -102,17 +107,27 @@ class ADMMPruner(SplittingPruner):
             for name, choice in self._pruned.items()
         }
 
+    def _arguments(self) -> dict[str, Any]:
+        bits = None if self.patterns is None else list(self.patterns.bits)
+        return {
+            "layers": {name: [c.patterns, c.rate, c.block] for name, c in self._pruned.items()},
+            "patterns": bits if self._learnt is None else self._learnt,
+            "balance": self._balance,
+        }
+
     def _report(self) -> PruneReport:
         return pruning_of(self._choices)
 
     def state_dict(self) -> dict[str, Any]:
-        patterns = None if self.patterns is None else list(self.patterns.bits)
-        return super().state_dict() | {"patterns": patterns}
+        learnt = None if self._learnt is None or self.patterns is None else list(self.patterns.bits)
+        return super().state_dict() | {"learnt": learnt}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        bits = state.get("patterns")
-        self.patterns = None if bits is None else PatternSet(bits)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if self._learnt is not None and state.get("learnt") is not None:
+            try:
+                self.patterns = PatternSet(state["learnt"])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"state: is damaged: its patterns: {error}") from None
 
 
 def _eased(choice: LayerChoice, progress: float) -> LayerChoice:
@@ -122,8 +137,12 @@ def _eased(choice: LayerChoice, progress: float) -> LayerChoice:
 
 def _checked_size(patterns: Any) -> int:
     try:
-        return index(patterns)
+        size = None if isinstance(patterns, bool) else index(patterns)
     except TypeError:
-        raise TypeError(
-            f"patterns: expected a PatternSet, a number of patterns or None, got {type(patterns).__name__}"
-        ) from None
+        size = None
+    if size is None:
+        what = type(patterns).__name__
+        raise TypeError(f"patterns: expected a PatternSet, a number of patterns or None, got {what}")
+    if not 1 <= size <= MAX_NATURAL:
+        raise ValueError(f"patterns: expected a number of natural patterns in 1..{MAX_NATURAL}, got {size}")
+    return size

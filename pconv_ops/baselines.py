@@ -1,14 +1,16 @@
 """What patterns and connectivity are compared with: unstructured and filter pruning, by the same method on the same
 layers. (Patterns alone: ADMMPruner(connectivity=None).)
 
-Rates count kept weights: of the 3x3 convolutions that `prune_` would prune, filters without their kernels' channels
-included.
+A rate is that of all weights to kept ones in the 3x3 convolutions that `prune_` would prune, so 8 here is 2.25 x 3.56
+there. A dropped filter counts with the kernels that read its channel, which go with it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 
 from .channels import channel_readers
 from .constraints import Constraint, FewFilters, FewWeights
-from .layers import Rates, Skip, choose_layers, distinct
+from .layers import SKIPPED, LayerChoice, Rates, Skip, choose_layers, distinct
 from .projections import check_rate
 from .prune import pruning_of
 from .report import PruneReport
@@ -38,20 +40,13 @@ class _RatePruner(SplittingPruner):
         ramp: int = 0,
     ) -> None:
         super().__init__(model, rho, rho_growth, rho_max, ramp)
-        self._choices = choose_layers(self.model, True, self._checked(rate), None, skip=skip)
-        self._convs = {name: choice.module for name, choice in distinct(self._choices).items()}
-        self._prepare()
+        self._choices = self._chosen(rate, skip)
+        self._convs = distinct(self._choices)
         self._start()
 
     @abstractmethod
-    def _checked(self, rate: Any) -> Rates:
-        """Keeps what was asked for; returns what names must be looked up for."""
-
-    def _prepare(self) -> None:
-        """For what a pruner must know of its layers before it says constraints."""
-
-    def _modules(self) -> Mapping[str, nn.Module]:
-        return self._convs
+    def _chosen(self, rate: Any, skip: Skip) -> list[LayerChoice]:
+        """Every convolution, with what its report says; `patterns` marks those whose weights count."""
 
     def _report(self) -> PruneReport:
         return pruning_of(self._choices)
@@ -64,18 +59,34 @@ class UnstructuredPruner(_RatePruner):
     methods and the errors are those of `ADMMPruner`.
     """
 
-    def _checked(self, rate: Any) -> Rates:
+    def _chosen(self, rate: Any, skip: Skip) -> list[LayerChoice]:
         if not isinstance(rate, Mapping):
             check_rate("rate", rate)
-        self._uniform: float | None = None if isinstance(rate, Mapping) else float(rate)
-        return rate  # type: ignore[no-any-return]
+        choices = []
+        for choice in choose_layers(self.model, True, rate, None, skip=skip, argument="rate"):
+            if choice.patterns:  # depthwise layers, which lose no kernels, have no rate of their own
+                own = choice.rate if isinstance(rate, Mapping) else float(rate)
+                reason = "dense: no rate" if own is None else f"single weights {own:g}x"
+                choice = replace(choice, patterns=own is not None and own > 1, rate=own, reason=reason)
+            choices.append(choice)
+        return choices
+
+    def _modules(self) -> Mapping[str, nn.Module]:
+        return {name: choice.module for name, choice in self._convs.items() if choice.patterns}
 
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
-        found: dict[str, Sequence[Constraint]] = {}
-        for name, choice in distinct(self._choices).items():
-            rate = self._uniform or choice.rate or 1.0  # depthwise layers have no rate of their own
-            found[name] = [FewWeights(max(1, round(_weight(choice.module).numel() / rate**progress)))]
-        return found
+        return {name: [FewWeights(self._count(name, progress))] for name in self._modules()}
+
+    def _count(self, name: str, progress: float) -> int:
+        choice = self._convs[name]
+        assert choice.rate is not None
+        total, rate = choice.module.weight.numel(), choice.rate**progress
+        if round(total / rate) < 1:
+            raise ValueError(f"rate: layer '{name}': {rate:g} keeps none of its weights; allowed: below {2 * total}")
+        return round(total / rate)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"layers": {name: self._convs[name].rate for name in self._modules()}}
 
 
 class FilterPruner(_RatePruner):
@@ -87,53 +98,67 @@ class FilterPruner(_RatePruner):
     batch normalisation, so that its channel is zero.
 
     rate >= 1; the other arguments, the methods and the errors are those of `ADMMPruner`. ValueError also for a model
-    that torch.fx cannot trace, and for a rate far beyond one filter left in each layer.
+    that torch.fx cannot trace, one without filters that can go, and a rate far beyond one filter left in each layer. A
+    skipped layer keeps its weights, so the filters that it reads stay.
     """
 
-    def _checked(self, rate: Any) -> Rates:
+    def _chosen(self, rate: Any, skip: Skip) -> list[LayerChoice]:
         check_rate("rate", rate)
         self._rate = float(rate)
-        return None
-
-    def _prepare(self) -> None:
-        readers = channel_readers(self.model)
-        self._readers = {name: readers[name] for name in self._convs if name in readers}
-        self._counts(1.0)
+        choices = choose_layers(self.model, True, None, None, skip=skip)
+        skipped = {name for choice in choices if choice.reason == SKIPPED for name in choice.names}
+        self._readers = channel_readers(self.model, skipped)
+        return [
+            replace(choice, reason="whole filters" if choice.name in self._readers else "channels of dropped filters")
+            if choice.patterns
+            else choice
+            for choice in choices
+        ]
 
     def _modules(self) -> Mapping[str, nn.Module]:
-        return {name: module for name, module in self._convs.items() if name in self._readers}
+        return {name: choice.module for name, choice in self._convs.items() if name in self._readers}
 
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
-        return {name: [FewFilters(count)] for name, count in self._counts(progress).items()}
+        filters = {name: len(_weight(module)) for name, module in self._modules().items()}
+        counts = self._counts(progress)
+        return {name: [FewFilters(counts[name])] if counts[name] < n else [] for name, n in filters.items()}
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"rate": self._rate, "layers": sorted(self._modules())}
 
     def _counts(self, progress: float) -> dict[str, int]:
-        """Filters to keep of each layer."""
-        allowed = sum(_weight(module).numel() for module in self._convs.values()) / self._rate**progress
-        modules = self._modules()
-        fewest = self._kept(dict.fromkeys(modules, 1))
-        if fewest > allowed * 1.5:
-            reached = allowed * self._rate**progress / fewest
-            raise ValueError(f"rate: one filter left in each layer is {reached:.3g}x fewer weights; got {self._rate:g}")
-        steps = 4 * max((len(_weight(module)) for module in modules.values()), default=1)
-        choices = [
-            {name: max(1, round(len(_weight(module)) * step / steps)) for name, module in modules.items()}
-            for step in range(1, steps + 1)
-        ]
-        return min(choices, key=lambda counts: abs(self._kept(counts) - allowed))
+        """Filters to keep of each layer: the share that comes nearest to the weights allowed, by bisection."""
+        filters = {name: len(_weight(module)) for name, module in self._modules().items()}
+        total = self._weights_kept(filters)
+        if self._rate > 1 and not filters:
+            raise ValueError("rate: this model has no filters that can go: others than convolutions read every channel")
+        fewest = self._weights_kept(dict.fromkeys(filters, 1))
+        if fewest * self._rate > 1.5 * total:
+            reach = total / fewest
+            raise ValueError(f"rate: one filter left in each layer is {reach:.3g}x fewer weights; got {self._rate:g}")
 
-    def _kept(self, counts: Mapping[str, int]) -> int:
+        def counts(share: int) -> dict[str, int]:
+            return {name: max(1, round(n * share / steps)) for name, n in filters.items()}
+
+        allowed, steps = total / self._rate**progress, 4 * max(filters.values(), default=1)
+        at_least = bisect_left(range(1, steps + 1), allowed, key=lambda share: self._weights_kept(counts(share))) + 1
+        near = [counts(share) for share in (at_least - 1, at_least) if 1 <= share <= steps]
+        return min(near, key=lambda found: abs(self._weights_kept(found) - allowed))
+
+    def _weights_kept(self, counts: Mapping[str, int]) -> int:
         """Weights of the layers when so many filters stay."""
-        columns = {reader: counts[name] for name, readers in self._readers.items() for reader in readers.convs}
+        columns = {reader: counts[name] for name in counts for reader in self._readers[name].convs}
         kept = 0
-        for name, module in self._convs.items():
-            filters, channels, *size = _weight(module).shape
+        for name, choice in self._convs.items():
+            filters, channels, *size = _weight(choice.module).shape
             kept += counts.get(name, filters) * columns.get(name, channels) * size[0] * size[1]
         return kept
 
-    def _masks(self) -> dict[tuple[str, str], torch.Tensor]:
-        masks = super()._masks()
-        for name, readers in self._readers.items():
-            stays = masks[name, "weight"].flatten(1).any(1)
+    def _kept_of(self) -> dict[tuple[str, str], torch.Tensor]:
+        masks = super()._kept_of()
+        for name, weight in [(layer, keep) for (layer, _), keep in masks.items()]:
+            readers = self._readers[name]
+            stays = weight.flatten(1).any(1)
             per_channel = [(name, "bias")] + [(norm, what) for norm in readers.norms for what in ("weight", "bias")]
             for owner, parameter in per_channel:
                 if self.model.get_submodule(owner)._parameters.get(parameter) is not None:

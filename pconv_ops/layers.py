@@ -19,13 +19,14 @@ from torch.nn.parameter import UninitializedParameter
 
 from .constraints import Constraint, FewKernels, InPatterns
 from .patterns import PatternSet
-from .projections import check_block, check_rate, kernels_to_keep
+from .projections import Float64, check_block, check_rate, kernels_to_keep, values_of
 
 Rates: TypeAlias = "float | Mapping[str, float] | None"
 Blocks: TypeAlias = "int | Mapping[str, int]"
 Predicate = Callable[[str, nn.Module], bool]
 Skip: TypeAlias = "str | Predicate | Iterable[str | Predicate]"
 
+SKIPPED = "dense: skipped"
 _STEM_CHANNELS = 4
 
 
@@ -57,8 +58,10 @@ def choose_layers(
     connectivity_1x1: Rates,
     block: Blocks = 1,
     skip: Skip = (),
+    argument: str = "connectivity",
 ) -> list[LayerChoice]:
-    """Every nn.Conv2d of the model, in its order, with the rules of `prune_` applied; errors as there."""
+    """Every nn.Conv2d of the model, in its order, with the rules of `prune_` applied; errors as there. `argument`: what
+    the caller calls the rates of layers that are not 1x1."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -68,7 +71,7 @@ def choose_layers(
     prunable = {m: found for m, found in convs.items() if not (is_stem(m) or is_depthwise(m))}
     one = [n for m, n in prunable.items() if _size(m) == (1, 1)]
     others = [n for m, n in prunable.items() if _size(m) != (1, 1)]
-    _check_by_name("connectivity", {} if connectivity is None else connectivity, others, check_rate)
+    _check_by_name(argument, {} if connectivity is None else connectivity, others, check_rate)
     _check_by_name("connectivity_1x1", {} if connectivity_1x1 is None else connectivity_1x1, one, check_rate)
     _check_by_name("block", block, [*prunable.values()], check_block)
     skips = _skip_predicate(skip, [n for found in names.values() for n in found], convs.values())
@@ -87,7 +90,7 @@ def _choose(
 
     size = _size(module)
     if any(skips(name, module) for name in names):
-        return choice(False, None, "dense: skipped")
+        return choice(False, None, SKIPPED)
     if is_stem(module):
         return choice(False, None, f"dense: stem ({module.in_channels} input channels)")
     use_patterns = patterns and size == (3, 3)
@@ -237,13 +240,11 @@ def _skip_predicate(skip: Any, modules: list[str], convs: Iterable[tuple[str, ..
 
 
 def constraints_of(choice: LayerChoice, patterns: PatternSet | None, balance: str | None) -> list[Constraint]:
-    """What the choice asks of its layer's weight, after the checks that need the weight; the layer is named in errors.
-    `patterns` is None only where no choice wants any."""
+    """What the choice asks of its layer's weight; the layer is named in errors. A rate that keeps every kernel asks for
+    nothing. `patterns` is None only where no choice wants any."""
     if not choice.pruned:
         return []
     weight: Any = choice.module.weight
-    if not torch.isfinite(weight.detach()).all():
-        raise ValueError(f"model: the weight of layer '{choice.name}' contains NaN or Inf")
     constraints: list[Constraint] = []
     if choice.patterns:
         assert patterns is not None
@@ -253,5 +254,40 @@ def constraints_of(choice: LayerChoice, patterns: PatternSet | None, balance: st
             count = kernels_to_keep(weight.shape, choice.rate, balance, choice.block)
         except ValueError as error:
             raise ValueError(f"connectivity: layer '{choice.name}': {error}") from None
-        constraints.append(FewKernels(count, balance, choice.block))
+        if count < kernels_to_keep(weight.shape, 1, balance, choice.block):
+            constraints.append(FewKernels(count, balance, choice.block))
     return constraints
+
+
+def finite_values(name: str, weight: torch.Tensor) -> Float64:
+    """A layer's weights in float64; ValueError names the layer where they are NaN or Inf."""
+    try:
+        return values_of(weight)
+    except ValueError:
+        raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf") from None
+
+
+# ---- models
+
+
+def check_model(model: Any) -> None:
+    """TypeError unless an nn.Module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+
+
+def check_patterns(patterns: Any) -> None:
+    """TypeError unless a PatternSet or None."""
+    if patterns is not None and not isinstance(patterns, PatternSet):
+        raise TypeError(f"patterns: expected a PatternSet or None, got {type(patterns).__name__}")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's model, whose names count, inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif isinstance(model._modules.get("_orig_mod"), nn.Module) and len(model._modules) == 1:
+            model = model._modules["_orig_mod"]  # type: ignore[assignment]
+        else:
+            return model

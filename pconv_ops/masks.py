@@ -7,7 +7,7 @@ weights after each step of any torch optimizer, whatever its momentum, weight de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,27 +16,32 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
-class _Mask:
+class Mask:
     """The entries of a parameter that are zero; follows the parameter to other devices, and to a parameter that has
-    taken its place (load_state_dict(assign=True))."""
+    taken its place (load_state_dict(assign=True)): then from its first step on."""
 
     def __init__(self, keep: torch.Tensor) -> None:
-        self.zero = ~keep
+        self._zero = ~keep
         self._hooked: nn.Parameter | None = None
         self._handle: Any = None
 
+    @property
+    def keep(self) -> torch.Tensor:
+        """What stays; bool, a copy."""
+        return ~self._zero
+
     def on(self, parameter: nn.Parameter) -> torch.Tensor:
-        if self.zero.device != parameter.device:
-            self.zero = self.zero.to(parameter.device)
-        return self.zero
+        if self._zero.device != parameter.device:
+            self._zero = self._zero.to(parameter.device)
+        return self._zero
 
     def hook(self, parameter: nn.Parameter) -> None:
         """Masks the parameter's gradient after each backward: before anybody clips or adds up gradients."""
         if self._hooked is not parameter:
             self.unhook()
             self._hooked = parameter
-            if parameter.requires_grad:
-                self._handle = parameter.register_post_accumulate_grad_hook(self.clear_gradient)
+        if self._handle is None and parameter.requires_grad:
+            self._handle = parameter.register_post_accumulate_grad_hook(self.clear_gradient)
 
     def unhook(self) -> None:
         if self._handle is not None:
@@ -52,62 +57,69 @@ class _Mask:
         parameter.masked_fill_(self.on(parameter), 0)
 
 
-_masks: WeakKeyDictionary[nn.Module, dict[str, _Mask]] = WeakKeyDictionary()
+_frozen: WeakKeyDictionary[nn.Module, dict[str, Mask]] = WeakKeyDictionary()
 
 
-def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> None:
-    """From now on the module's parameter is zero wherever `keep` (bool, its shape) is False; replaces a former mask."""
+def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> Mask:
+    """From now on the module's parameter is zero wherever `keep` (bool, its shape) is False, and where a former mask
+    says so. Returns what thaw() lifts."""
     parameter = module._parameters[name]
     assert parameter is not None and keep.shape == parameter.shape and keep.dtype == torch.bool
+    former = kept(module, name)
     thaw(module, name)
-    mask = _masks.setdefault(module, {})[name] = _Mask(keep.detach().clone())
+    mask = Mask(keep.detach().clone() if former is None else keep & former.to(keep.device))
+    _frozen.setdefault(module, {})[name] = mask
     mask.hook(parameter)
     mask.clear(parameter)
+    return mask
 
 
 def hold_zeros(model: nn.Module) -> None:
     """Keeps every weight of the model's nn.Conv2d layers that is zero now at zero, while the model trains on: after
-    `prune_`, or any pruning that left zeros. Layers without zeros are left alone."""
+    `prune_`, or any pruning that left zeros. Layers without zeros are left alone. `thaw(layer, "weight")` lifts it."""
     for module in model.modules():
         weight = module._parameters.get("weight")
         if isinstance(module, nn.Conv2d) and weight is not None and not bool(weight.all()):
             freeze(module, "weight", weight != 0)
 
 
-def thaw(module: nn.Module, name: str) -> None:
-    """Lifts the mask of a parameter, if it has one; its weights are what they are."""
-    mask = _masks.get(module, {}).pop(name, None)
-    if mask is not None:
-        mask.unhook()
+def thaw(module: nn.Module, name: str, mask: Mask | None = None) -> None:
+    """Lifts the mask of a parameter, if it has one (and it is this one); its weights are what they are."""
+    found = _frozen.get(module, {}).get(name)
+    if found is None or mask not in (None, found):
+        return
+    found.unhook()
+    del _frozen[module][name]
+    if not _frozen[module]:
+        del _frozen[module]
 
 
 def kept(module: nn.Module, name: str) -> torch.Tensor | None:
     """What the mask of a parameter keeps (bool, a copy), None: it has no mask."""
-    mask = _masks.get(module, {}).get(name)
-    return None if mask is None else ~mask.zero
+    mask = _frozen.get(module, {}).get(name)
+    return None if mask is None else mask.keep
 
 
-def clear_masked(modules: Any = None) -> None:
-    """Sets what is masked to zero, in these modules (None: all): for optimizers that torch does not know, and after
-    other weights were loaded."""
-    for module, _, parameter, mask in _entries():
-        if modules is None or module in modules:
+def clear_masked(modules: Container[nn.Module]) -> None:
+    """Sets what is masked in these modules to zero."""
+    for module, parameter, mask in _entries():
+        if module in modules:
             mask.clear(parameter)
 
 
-def _entries() -> Iterator[tuple[nn.Module, str, nn.Parameter, _Mask]]:
-    for module, masks in list(_masks.items()):
+def _entries() -> Iterator[tuple[nn.Module, nn.Parameter, Mask]]:
+    for module, masks in list(_frozen.items()):
         for name, mask in masks.items():
             parameter = module._parameters.get(name)
             if parameter is not None:
                 mask.hook(parameter)
-                yield module, name, parameter, mask
+                yield module, parameter, mask
 
 
-def _masked_by(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, _Mask]]:
-    if len(_masks):
+def _masked_by(optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, Mask]]:
+    if len(_frozen):
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for _, _, parameter, mask in _entries():
+        for _, parameter, mask in _entries():
             if id(parameter) in owned:
                 yield parameter, mask
 

@@ -1,8 +1,8 @@
 """Pattern sets: which taps of a 3x3 kernel may stay.
 
-First step of the flow: a PatternSet says what prune.py projects onto. It holds masks and nothing else: it neither
-prunes nor limits what the core can run (any mask runs, see include/pconv/patterns.def). Needs numpy alone;
-`from_model` reads torch modules by their attributes and never imports torch.
+First step of the flow: a PatternSet says what prune.py projects onto; here too is how a set is chosen from a model, and
+how much of it a set keeps. A set holds masks and nothing else: it neither prunes nor limits what the core can run (any
+mask runs, see include/pconv/patterns.def). Needs numpy alone: models are read by their attributes.
 
 A mask is written three ways: uint8 [3, 3], an integer with bit ky*3+kx set for each kept tap, and a name, "p" and the
 nine taps in reading order ("p010111000" keeps up, left, centre and right).
@@ -10,7 +10,7 @@ nine taps in reading order ("p010111000" keeps up, left, centre and right).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
@@ -23,7 +23,7 @@ _CENTRE = 4
 _SCP4_BITS = (0x03A, 0x09A, 0x0B8, 0x0B2)
 _FOUR_TAP_BITS = tuple(bits for bits in range(1 << _TAPS) if bin(bits).count("1") == 4)
 # Natural patterns: the centre and 3 of its 8 neighbours.
-_N_NATURAL = 56
+MAX_NATURAL = 56
 
 
 def pattern_name(bits: int, taps: int = _TAPS) -> str:
@@ -104,13 +104,17 @@ class PatternSet:
         zeros have none. Ties in frequency go to the lowest mask. Fewer than k when the model has fewer.
         ValueError unless 1 <= k <= 56, for a model without non-zero 3x3 kernels, and for NaN or Inf weights.
         """
+        return cls.from_weights(dict(_weights_3x3(model)), k)
+
+    @classmethod
+    def from_weights(cls, weights: Mapping[str, npt.NDArray[np.float64]], k: int = 8) -> PatternSet:
+        """As `from_model`, of weights [OC, IC/groups, 3, 3] by layer name."""
         k = index(k)
-        if not 1 <= k <= _N_NATURAL:
-            raise ValueError(f"k: expected 1..{_N_NATURAL}, got {k}")
+        if not 1 <= k <= MAX_NATURAL:
+            raise ValueError(f"k: expected 1..{MAX_NATURAL}, got {k}")
         counts = np.zeros(1 << _TAPS, dtype=np.int64)
-        for name, weight in _weights_3x3(model):
-            if not np.isfinite(weight).all():
-                raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf")
+        for name, weight in weights.items():
+            _check_finite(name, weight)
             counts += np.bincount(_natural_bits(weight.reshape(-1, _TAPS)), minlength=counts.size)
         order = np.argsort(-counts, kind="stable")[:k]
         chosen = [int(bits) for bits in order if counts[bits]]
@@ -157,13 +161,17 @@ def kept_energy(model: Any, patterns: PatternSet) -> dict[str, float]:
     """
     shares = {}
     for name, weight in _weights_3x3(model):
+        _check_finite(name, weight)
         squares = np.square(weight.reshape(-1, _TAPS))
-        if not np.isfinite(squares).all():
-            raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf")
         kept = (squares @ patterns.masks.reshape(-1, _TAPS).T.astype(np.float64)).max(axis=1)
         total = squares.sum()
         shares[name] = float(kept.sum() / total) if total > 0 else 1.0
     return shares
+
+
+def _check_finite(name: str, weight: npt.NDArray[np.float64]) -> None:
+    if not np.isfinite(weight).all():
+        raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf")
 
 
 def _weights_3x3(model: Any) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:

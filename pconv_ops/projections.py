@@ -121,7 +121,8 @@ def _squares(values: Float64, block: int) -> Float64:
 
 
 def values_of(weight: Any) -> Float64:
-    """A float64 copy of 4-D weights; TypeError and ValueError as the projections say."""
+    """4-D weights in float64, perhaps in the weights' own memory: to read only. TypeError and ValueError as the
+    projections say."""
     if isinstance(weight, torch.Tensor) and weight.is_floating_point():
         values = weight.detach().to("cpu", torch.float64).numpy()
     elif isinstance(weight, np.ndarray) and weight.dtype.kind == "f":
@@ -158,8 +159,8 @@ def check_number(argument: str, value: Any, above: float = -math.inf, least: flo
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{argument}: expected a number, got {type(value).__name__}")
     if not (above < float(value) < math.inf and least <= float(value)):
-        bound = f"> {above:g}" if above > -math.inf else f">= {least:g}"
-        raise ValueError(f"{argument}: expected a finite number {bound}, got {value}")
+        bound = f" > {above:g}" if above > -math.inf else f" >= {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{argument}: expected a finite number{bound}, got {value}")
 
 
 def check_balance(balance: Any) -> None:

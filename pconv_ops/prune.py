@@ -13,9 +13,21 @@ import torch
 from torch import nn
 
 from .constraints import keep_all
-from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct
+from .layers import (
+    Blocks,
+    LayerChoice,
+    Rates,
+    Skip,
+    check_model,
+    check_patterns,
+    choose_layers,
+    constraints_of,
+    distinct,
+    finite_values,
+    unwrapped,
+)
 from .patterns import SCP4, PatternSet
-from .projections import check_balance, values_of
+from .projections import check_balance
 from .report import LayerPruning, PruneReport
 
 
@@ -50,19 +62,17 @@ def prune_(
     all on an error: TypeError for a wrong kind; ValueError for a rate below 1, a rate that leaves a layer no kernel, a
     name that matches no layer, a block outside 1..64, and NaN or Inf weights (the layer is named).
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if patterns is not None and not isinstance(patterns, PatternSet):
-        raise TypeError(f"patterns: expected a PatternSet or None, got {type(patterns).__name__}")
+    check_model(model)
+    check_patterns(patterns)
     check_balance(balance)
-    choices = choose_layers(model, patterns is not None, connectivity, connectivity_1x1, block, skip)
+    choices = choose_layers(unwrapped(model), patterns is not None, connectivity, connectivity_1x1, block, skip)
     pruned = distinct(choices)
+    values = {name: finite_values(name, choice.module.weight) for name, choice in pruned.items()}
     constraints = {name: constraints_of(choice, patterns, balance) for name, choice in pruned.items()}
     with torch.no_grad():
         for name, choice in pruned.items():
             weight: Any = choice.module.weight
-            keep = keep_all(values_of(weight), constraints[name])
-            weight.masked_fill_(torch.from_numpy(~keep).to(weight.device), 0)
+            weight.masked_fill_(torch.from_numpy(~keep_all(values[name], constraints[name])).to(weight.device), 0)
     return pruning_of(choices)
 
 

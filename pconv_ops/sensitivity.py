@@ -13,9 +13,20 @@ import torch
 from torch import nn
 
 from .constraints import keep_all
-from .layers import Blocks, LayerChoice, Skip, choose_layers, constraints_of, distinct
+from .layers import (
+    Blocks,
+    LayerChoice,
+    Skip,
+    check_model,
+    check_patterns,
+    choose_layers,
+    constraints_of,
+    distinct,
+    finite_values,
+    unwrapped,
+)
 from .patterns import SCP4, PatternSet
-from .projections import Keep, check_balance, check_number, check_rate, values_of
+from .projections import Keep, check_balance, check_number, check_rate, kernels_to_keep
 from .report import Report, format_table
 
 RATES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -76,11 +87,18 @@ class SensitivityReport(Report):
     layers: list[LayerSensitivity] = field(default_factory=list)
 
     def rates(self, total: float) -> dict[str, float]:
-        """Connectivity rates by layer name, with which about 1 of `total` weights stays in these layers: the next
-        higher scanned rate goes to the layer that loses least score for a dropped weight, again and again, as if losses
-        added up; the last one gets the rate that just suffices. ValueError: beyond the highest scanned rates."""
+        """Connectivity rates by layer name, with which about 1 of `total` weights stays in these layers.
+
+        Of all moves of a layer to a higher scanned rate the one that loses least score for a dropped weight is made,
+        again and again, as if losses added up; the last one gets the rate that just suffices. ValueError: less than
+        patterns alone give, or beyond the highest scanned rates.
+        """
         check_rate("total", total)
-        allowed = sum(layer.weights for layer in self.layers) / total
+        weights = sum(layer.weights for layer in self.layers)
+        allowed = weights / total
+        if allowed > sum(layer.kept[1.0] for layer in self.layers):
+            least = weights / sum(layer.kept[1.0] for layer in self.layers)
+            raise ValueError(f"total: {total:g} is less than patterns alone give, {least:.3g}")
         rates = {layer.name: 1.0 for layer in self.layers}
         while (kept := sum(layer.kept[rates[layer.name]] for layer in self.layers)) > allowed:
             steps = [step for layer in self.layers for step in layer.steps(rates[layer.name])]
@@ -138,8 +156,7 @@ def sensitivity_scan(
     report = SensitivityReport(_score(evaluate(model)))
     for name, choice in choices.items():
         weight: Any = choice.module.weight
-        units = len(weight) // choice.block * weight.shape[1]
-        masks = {r: _keep(choice, patterns, r, balance) for r in sorted({1.0, *map(float, rates)}) if round(units / r)}
+        masks = _masks(choice, patterns, rates, balance)
         before, score = weight.detach().clone(), {}
         try:
             for rate, keep in masks.items():
@@ -154,11 +171,29 @@ def sensitivity_scan(
 
 def _choices(model: nn.Module, patterns: PatternSet | None, block: Blocks, skip: Skip) -> dict[str, LayerChoice]:
     """What `prune_` would prune, by name; `rate` is 1 where kernels may go."""
+    check_model(model)
+    check_patterns(patterns)
+    model = unwrapped(model)
     return distinct(choose_layers(model, patterns is not None, 1.0, None, block, skip))
 
 
 def _keep(choice: LayerChoice, patterns: PatternSet | None, rate: float | None, balance: str | None) -> Keep:
-    return keep_all(values_of(choice.module.weight), constraints_of(replace(choice, rate=rate), patterns, balance))
+    values = finite_values(choice.name, choice.module.weight)  # type: ignore[arg-type]
+    return keep_all(values, constraints_of(replace(choice, rate=rate), patterns, balance))
+
+
+def _masks(
+    choice: LayerChoice, patterns: PatternSet | None, rates: Sequence[float], balance: str | None
+) -> dict[float, Keep]:
+    """By rate, 1 included; without those that leave no kernel."""
+    masks = {}
+    for rate in sorted({1.0, *map(float, rates)}):
+        try:
+            kernels_to_keep(choice.module.weight.shape, rate, balance, choice.block)  # type: ignore[union-attr]
+        except ValueError:
+            continue
+        masks[rate] = _keep(choice, patterns, rate, balance)
+    return masks
 
 
 def _score(value: Any) -> float:

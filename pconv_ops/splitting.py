@@ -14,14 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
 from torch import nn
 
 from .constraints import Constraint, keep_all
-from .masks import clear_masked, freeze, kept, thaw
-from .projections import check_number, values_of
+from .layers import check_model, finite_values, unwrapped
+from .masks import Mask, clear_masked, freeze, thaw
+from .projections import check_number
 from .report import PruneReport
 
 _STATE_VERSION = 1
@@ -34,6 +36,13 @@ class _Split:
     near: torch.Tensor
     dual: torch.Tensor
 
+    def to(self, device: torch.device) -> _Split:
+        return _Split(self.near.to(device), self.dual.to(device))
+
+
+# By the name of the constraint's class: a weight has at most one constraint of a kind, some come with a higher rate.
+_Splits = dict[str, _Split]
+
 
 @dataclass
 class _Pull:
@@ -44,12 +53,12 @@ class _Pull:
     rest: float
 
     @classmethod
-    def of(cls, splits: Sequence[_Split]) -> _Pull:
-        targets = torch.stack([split.near - split.dual for split in splits])
+    def of(cls, splits: _Splits, device: torch.device) -> _Pull:
+        targets = torch.stack([(split.near - split.dual).to(device) for split in splits.values()])
         mean = targets.mean(0)
-        return cls(mean, len(splits), float((targets - mean).double().square().sum()))
+        return cls(mean, len(splits), float((targets - mean).cpu().double().square().sum()))
 
-    def to(self, weight: torch.Tensor) -> torch.Tensor:
+    def distance(self, weight: torch.Tensor) -> torch.Tensor:
         return self.n * (weight.float() - self.mean).square().sum() + self.rest
 
 
@@ -71,24 +80,19 @@ class SplittingPruner(ABC):
     and Trends in Machine Learning 2011, 3.1.1; for pruning: ADMM-NN, ASPLOS 2019). The public pruners say the rest."""
 
     def __init__(self, model: nn.Module, rho: float, rho_growth: float, rho_max: float | None, ramp: int) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        check_model(model)
         check_number("rho", rho, above=0)
         check_number("rho_growth", rho_growth, least=1)
         most = 100 * rho if rho_max is None else rho_max
         check_number("rho_max", most, least=rho)
-        if isinstance(ramp, bool) or not isinstance(ramp, int):
-            raise TypeError(f"ramp: expected an integer, got {type(ramp).__name__}")
-        if ramp < 0:
-            raise ValueError(f"ramp: expected a number of steps >= 0, got {ramp}")
-        # Names of layers are those of the user's model, whatever wraps it.
-        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.model = unwrapped(model)
         self.rho = float(rho)
-        self._growth, self._rho_max, self._ramp = float(rho_growth), float(most), ramp
+        self._growth, self._rho_max, self._ramp = float(rho_growth), float(most), _checked_ramp(ramp)
         self._steps = 0
-        self._splits: dict[str, list[_Split]] = {}
-        self._pulls: dict[str, _Pull] = {}  # of the splits as they are; empty: not computed yet
-        self._masked: dict[str, tuple[nn.Module, str]] = {}  # "layer.parameter" of every frozen mask
+        self._finalized = False
+        self._splits: dict[str, _Splits] = {}  # of each layer; empty after finalize()
+        self._pulls: dict[str, _Pull] = {}  # of the splits as they are, as far as computed
+        self._masked: dict[str, tuple[nn.Module, str, Mask]] = {}  # by "layer.parameter"
 
     # ---- what a pruner says of its model
 
@@ -101,21 +105,25 @@ class SplittingPruner(ABC):
         """What is asked of each layer when this share of the ramp is done; 1 asks for all."""
 
     @abstractmethod
+    def _arguments(self) -> dict[str, Any]:
+        """What must be equal where a state goes on, as plain types."""
+
+    @abstractmethod
     def _report(self) -> PruneReport:
         """What the layers look like now."""
 
-    def _learn(self) -> None:  # noqa: B027
+    def _learn(self, weights: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
         """Called before a step asks for constraints, for pruners that learn these from the weights."""
 
-    def _masks(self) -> dict[tuple[str, str], torch.Tensor]:
-        """{(layer, parameter): what stays of it} of the weights as they are."""
+    def _kept_of(self) -> dict[tuple[str, str], torch.Tensor]:
+        """{(layer, parameter): what stays of it} when the weights are cut as they are."""
         constraints = self._constraints(1.0)
-        masks = {}
-        for name, module in self._modules().items():
-            weight = _weight(module)
-            keep = keep_all(_finite(name, weight), constraints[name])
-            masks[name, "weight"] = torch.from_numpy(keep).to(weight.device)
-        return masks
+        kept = {}
+        for name, weight in self._weights().items():
+            values = finite_values(name, weight)
+            if constraints[name]:
+                kept[name, "weight"] = torch.from_numpy(keep_all(values, constraints[name])).to(weight.device)
+        return kept
 
     # ---- the loop's calls
 
@@ -126,41 +134,38 @@ class SplittingPruner(ABC):
 
     @property
     def finalized(self) -> bool:
-        """Whether the masks are frozen."""
-        return bool(self._masked)
+        """Whether the weights are cut."""
+        return self._finalized
 
     def penalty(self) -> torch.Tensor:
         """rho/2 * sum over layers and constraints of |W - Z + U|^2, a scalar in fp32 to add to the loss; 0 after
         finalize(). With a loss that is divided by k micro-batches divide this by k too."""
-        if self.finalized or not self._splits:
+        weights = {name: weight for name, weight in self._weights().items() if self._splits.get(name)}
+        terms = [self._pull(name, weight).distance(weight) for name, weight in weights.items()]
+        if not terms:
             parameter = next(self.model.parameters(), None)
-            return torch.zeros((), device=None if parameter is None else parameter.device)
-        if not self._pulls:
-            self._pulls = {name: _Pull.of(splits) for name, splits in self._splits.items() if splits}
-        modules = self._modules()
-        terms = [pull.to(_weight(modules[name])) for name, pull in self._pulls.items()]
+            return torch.zeros((), device=None if parameter is None else parameter.device, requires_grad=True)
         return 0.5 * self.rho * torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
     def step(self) -> StepReport:
         """Now and then, after a step of the optimizer: projections, dual update, next rho and rates. Does nothing
         after finalize(). ValueError: a weight is NaN or Inf (the layer is named; nothing is changed)."""
-        if self.finalized:
+        if self._finalized:
             return StepReport(self._steps, self.rho, {})
-        weights = {name: _weight(module).detach().float() for name, module in self._modules().items()}
-        for name, weight in weights.items():
-            _finite(name, weight)
+        weights = self._weights()
+        splits = self._projected(weights, self._steps + 1)
         residual = {}
         for name, weight in weights.items():
-            norm = max(float(weight.norm()), 1e-30)
-            residual[name] = max((float((weight - s.near).norm()) / norm for s in self._splits[name]), default=0.0)
-        self._steps += 1
-        self._project(weights)
+            nears = [split.near.to(weight.device) for split in self._splits.get(name, {}).values()]
+            farthest = max((float((weight - near).norm()) for near in nears), default=0.0)
+            residual[name] = farthest / max(float(weight.norm()), 1e-30)
         rho = min(self.rho * self._growth, self._rho_max)
-        for splits in self._splits.values():
-            for split in splits:
+        for of_layer in splits.values():
+            for split in of_layer.values():
                 split.dual *= self.rho / rho  # the dual itself stays, its scale is 1/rho (Boyd et al., 3.4.1)
-        self.rho, self._pulls = rho, {}
+        self._splits, self._pulls, self.rho = splits, {}, rho
+        self._steps += 1
         return StepReport(self._steps, rho, residual)
 
     @torch.no_grad()
@@ -168,18 +173,19 @@ class SplittingPruner(ABC):
         """Cuts the weights, constraint after constraint as in `prune_`, and freezes the masks: from now on gradients
         under a mask are zero after every backward and weights after every step of any torch optimizer, for as long
         as the model lives. A second call changes nothing. ValueError as in step()."""
-        if not self.finalized:
-            self._freeze(self._masks())
+        if not self._finalized:
+            self._freeze(self._kept_of())
         return self._report()
 
     def apply_masks(self) -> None:
         """Sets the masked weights to zero again: for optimizers that are not torch's, or after loading weights."""
-        clear_masked({module for module, _ in self._masked.values()})
+        clear_masked({module for module, _, _ in self._masked.values()})
 
     def release(self) -> None:
-        """Lifts the masks; the pruner is done."""
-        for module, name in self._masked.values():
-            thaw(module, name)
+        """Lifts the masks of finalize(), but not those that another pruner has laid over them since."""
+        for module, name, mask in self._masked.values():
+            thaw(module, name, mask)
+        self._masked = {}
 
     # ---- state
 
@@ -187,11 +193,12 @@ class SplittingPruner(ABC):
         """All that step() and finalize() have made, tensors as copies: with the model's, the optimizer's and the
         generators' states, training goes on bit for bit."""
         splits = {
-            name: [{"near": split.near.clone(), "dual": split.dual.clone()} for split in splits]
-            for name, splits in self._splits.items()
+            name: {kind: {"near": one.near.clone(), "dual": one.dual.clone()} for kind, one in of_layer.items()}
+            for name, of_layer in self._splits.items()
         }
-        masks = {key: kept(*place) for key, place in self._masked.items()}
-        return {"version": _STATE_VERSION, "steps": self._steps, "rho": self.rho, "splits": splits, "masks": masks}
+        masks = {key: mask.keep for key, (_, _, mask) in self._masked.items()}
+        counted = {"version": _STATE_VERSION, "steps": self._steps, "rho": self.rho, "finalized": self._finalized}
+        return counted | {"arguments": self._all_arguments(), "splits": splits, "masks": masks}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,93 +206,113 @@ class SplittingPruner(ABC):
         first. ValueError, before anything is changed, for a state of anything else."""
         if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
             raise ValueError(f"state: expected version {_STATE_VERSION} of a pruner's state_dict()")
-        missing = {"steps", "rho", "splits", "masks"} - set(state)
-        if missing:
-            raise ValueError(f"state: lacks {', '.join(sorted(missing))}")
-        splits = {name: self._loaded(name, state["splits"].get(name)) for name in self._splits}
-        unknown = sorted(set(state["splits"]) - set(splits))
-        if unknown:
-            raise ValueError(f"state: is of another model: no layer '{unknown[0]}' is pruned here")
-        masks = {_place(key): self._loaded_mask(key, keep) for key, keep in state["masks"].items()}
-        check_number("state['rho']", state["rho"], above=0)
-        self.release()
-        self._masked = {}
-        self._steps, self.rho, self._splits, self._pulls = int(state["steps"]), float(state["rho"]), splits, {}
-        self._freeze(masks)
-
-    def _loaded(self, name: str, given: Any) -> list[_Split]:
-        have = self._splits[name]
-        if given is None or len(given) != len(have):
-            raise ValueError(f"state: layer '{name}' has other constraints there")
-        device = _weight(self._modules()[name]).device
-        loaded = []
-        for split, old in zip(given, have, strict=True):
-            tensors = [split[key].detach().to(device, torch.float32, copy=True) for key in ("near", "dual")]
-            if any(tensor.shape != old.near.shape for tensor in tensors):
-                raise ValueError(f"state: layer '{name}' has another shape there")
-            loaded.append(_Split(*tensors))
-        return loaded
-
-    def _loaded_mask(self, key: str, keep: Any) -> torch.Tensor:
-        name, parameter = _place(key)
+        ours, theirs = self._all_arguments(), state.get("arguments")
+        if not isinstance(theirs, Mapping) or theirs != ours:
+            known = theirs if isinstance(theirs, Mapping) else {}
+            other = next((key for key in ours if known.get(key) != ours[key]), "something")
+            raise ValueError(f"state: is of a pruner or model with another {other}")
         try:
-            have = self.model.get_submodule(name)._parameters.get(parameter)
-        except AttributeError:
-            have = None
+            splits = {name: self._read_splits(name, given) for name, given in dict(state["splits"]).items()}
+            kept = {_place(key): self._read_mask(key, keep) for key, keep in dict(state["masks"]).items()}
+            steps, rho, finalized = index(state["steps"]), float(state["rho"]), bool(state["finalized"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"state: is damaged: {error}") from None
+        if steps < 0 or not rho > 0 or set(splits) != (set() if finalized else set(self._modules())):
+            raise ValueError("state: is damaged: steps, rho and layers do not fit each other")
+        self._restore(state)
+        self.release()
+        self._steps, self.rho, self._splits, self._pulls, self._finalized = steps, rho, splits, {}, False
+        if finalized:
+            self._freeze(kept)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Takes what a pruner itself has added to the state; ValueError before anything is changed."""
+
+    def _all_arguments(self) -> dict[str, Any]:
+        shared = {"rho_growth": self._growth, "rho_max": self._rho_max, "ramp": self._ramp}
+        return {"pruner": type(self).__name__} | self._arguments() | shared
+
+    def _read_splits(self, name: str, given: Mapping[str, Any]) -> _Splits:
+        weight = self._weights()[name]
+        found = {}
+        for kind, tensors in dict(given).items():
+            near, dual = (tensors[key].detach().to(weight.device, torch.float32, copy=True) for key in ("near", "dual"))
+            if not near.shape == dual.shape == weight.shape:
+                raise ValueError(f"layer '{name}' has another shape there")
+            found[str(kind)] = _Split(near, dual)
+        return found
+
+    def _read_mask(self, key: str, keep: torch.Tensor) -> torch.Tensor:
+        name, parameter = _place(key)
+        have = self.model.get_submodule(name)._parameters.get(parameter)
         if have is None or keep.shape != have.shape or keep.dtype != torch.bool:
-            raise ValueError(f"state: the mask of '{key}' does not fit this model")
+            raise ValueError(f"the mask of '{key}' does not fit this model")
         return keep
 
     # ---- inside
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Z = P(W), U = 0: called by the pruner when it knows its layers."""
-        weights = {name: _weight(module).detach().float() for name, module in self._modules().items()}
-        self._project(weights)
-        for splits in self._splits.values():
-            for split in splits:
+        """Z = P(W), U = 0: called by the pruner when it knows its layers. What is impossible is said now, not when the
+        ramp gets there."""
+        weights = self._weights()
+        self._learn(weights)
+        self._constraints(1.0)
+        self._splits = self._projected(weights, 0)
+        for of_layer in self._splits.values():
+            for split in of_layer.values():
                 split.dual.zero_()
 
-    def _project(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Z = P(W + U), U = W + U - Z, for every constraint."""
-        self._learn()
-        progress = 1.0 if self._steps >= self._ramp else (self._steps + 1) / (self._ramp + 1)
-        constraints = self._constraints(progress)
+    def _weights(self) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, module in self._modules().items():
+            weight = module._parameters["weight"]
+            assert weight is not None
+            found[name] = weight
+        return found
+
+    def _pull(self, name: str, weight: torch.Tensor) -> _Pull:
+        pull = self._pulls.get(name)
+        if pull is None or pull.mean.device != weight.device:
+            pull = self._pulls[name] = _Pull.of(self._splits[name], weight.device)
+        return pull
+
+    def _projected(self, weights: Mapping[str, torch.Tensor], steps: int) -> dict[str, _Splits]:
+        """Z = P(W + U), U = W + U - Z, for every constraint after so many steps."""
+        self._learn(weights)
+        constraints = self._constraints(1.0 if steps >= self._ramp else (steps + 1) / (self._ramp + 1))
+        found: dict[str, _Splits] = {}
         for name, weight in weights.items():
-            before: Sequence[_Split | None] = self._splits.get(name) or [None] * len(constraints[name])
-            splits = []
-            for constraint, old in zip(constraints[name], before, strict=True):
-                moved = weight if old is None else weight + old.dual
-                keep = torch.from_numpy(constraint.keep(_finite(name, moved)).copy()).to(moved.device)
-                near = moved * keep
-                splits.append(_Split(near, moved - near))
-            self._splits[name] = splits
+            before, found[name] = self._splits.get(name, {}), {}
+            for constraint in constraints[name]:
+                kind = type(constraint).__name__
+                moved = weight.detach().float()
+                if kind in before:
+                    moved = moved + before[kind].to(weight.device).dual
+                keep = constraint.keep(finite_values(name, moved))
+                near = moved * torch.from_numpy(keep.copy()).to(weight.device)
+                found[name][kind] = _Split(near, moved - near)
+        return found
 
-    def _freeze(self, masks: Mapping[tuple[str, str], torch.Tensor]) -> None:
-        for (name, parameter), keep in masks.items():
-            module = self.model.get_submodule(name)
-            freeze(module, parameter, keep)
-            self._masked[f"{name}.{parameter}"] = (module, parameter)
-
-
-def _weight(module: nn.Module) -> torch.Tensor:
-    return _parameter(module, "weight")
+    def _freeze(self, kept: Mapping[tuple[str, str], torch.Tensor]) -> None:
+        places = [(name, parameter, self.model.get_submodule(name), keep) for (name, parameter), keep in kept.items()]
+        for name, parameter, module, keep in places:
+            self._masked[f"{name}.{parameter}"] = (module, parameter, freeze(module, parameter, keep))
+        self._finalized, self._splits, self._pulls = True, {}, {}
 
 
-def _parameter(module: nn.Module, name: str) -> torch.Tensor:
-    parameter = module._parameters[name]
-    assert parameter is not None
-    return parameter
+def _checked_ramp(ramp: Any) -> int:
+    try:
+        steps = None if isinstance(ramp, bool) else index(ramp)
+    except TypeError:
+        steps = None
+    if steps is None:
+        raise TypeError(f"ramp: expected an integer, got {type(ramp).__name__}")
+    if steps < 0:
+        raise ValueError(f"ramp: expected a number of steps >= 0, got {steps}")
+    return steps
 
 
 def _place(key: str) -> tuple[str, str]:
     name, _, parameter = key.rpartition(".")
     return name, parameter
-
-
-def _finite(name: str, weight: torch.Tensor) -> Any:
-    try:
-        return values_of(weight)
-    except ValueError:
-        raise ValueError(f"model: the weight of layer '{name}' contains NaN or Inf") from None

@@ -1,5 +1,6 @@
 """The experiment of examples/fashion_mnist: files of datasets, nets, schemes, table, and a quick run of everything."""
 
+import fcntl
 import gzip
 import json
 import pickle
@@ -57,7 +58,7 @@ def test_fashion_mnist_of_debian():
     (b"plain", "gzip"), (gzip.compress(b""), "IDX"), (gzip.compress(b"\0\0\x09\x03" + bytes(12)), "IDX"),
     (gzip.compress(b"\0\0\x08\x01" + bytes(12)), "IDX"), (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "fit"),
     (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x01" * 3), "fit"), (gzip.compress(bytes(100))[:-20], "gzip"),
-    (gzip.compress(b"\0\0\x08\x03\0\0"), "IDX"),
+    (gzip.compress(b"\0\0\x08\x03\0\0"), "IDX"), (gzip.compress(bytes(100))[:12] + b"\xff" * 30, "gzip"),
 ])  # fmt: skip
 def test_idx_files_of_anything_else_are_refused(content, message, tmp_path):
     (tmp_path / "x.gz").write_bytes(content)
@@ -113,7 +114,7 @@ class Evil:
 def test_cifar10_pickles_run_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": Evil()}))
-    with pytest.raises(pickle.UnpicklingError, match="does not belong"):
+    with pytest.raises(ValueError, match="does not belong"):
         data.load_cifar10(tmp_path)
     assert not (tmp_path / "harm").exists()
 
@@ -228,9 +229,10 @@ def test_guided_backpropagation_clips_negative_gradients():
             return 2 * self.relu(x * 1.0) - 3 * torch.relu(x)
 
     image = torch.tensor([[[[1.0]]], [[[-1.0]]]])
+    before = (torch.relu, nn.functional.relu)
     saliency = pictures.guided_backpropagation(Net(), image, torch.tensor([0, 0]))
     assert saliency.flatten().tolist() == [2.0, 0.0]
-    assert torch.relu is pictures.torch.relu and torch.relu(torch.ones(1)).grad_fn is None
+    assert (torch.relu, nn.functional.relu) == before
 
 
 # ---- everything, quickly
@@ -244,25 +246,64 @@ def run(*arguments):
 
 @needs_data
 def test_quick_run_does_it_all_and_is_not_repeated(tmp_path):
-    done = run("--quick", "--out", str(tmp_path))
+    done = run("--quick", "--nets", "vgg", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["records"]) == 12
+    assert len(results["records"]) == 6
     for row in results["records"]:
         assert row["accuracy"] > 40, row  # ten classes: they do learn
         assert row["agreement"]["different"] == 0 and row["agreement"]["images"] == 2048
-        assert row["latency"]["packed"] <= row["latency"]["convolutions"]
+        assert row["latency"]["torch_ms"] > 0 and row["latency"]["convolutions"] >= 5
     text = (tmp_path / "table.md").read_text()
-    assert "### vgg" in text and "### resnet" in text and text in done.stdout + "\n"
-    for net in ("vgg", "resnet"):
-        for picture in ("accuracy", "patterns", "connectivity", "kernels", "saliency"):
-            assert (tmp_path / f"{net}-{picture}.png").read_bytes().startswith(b"\x89PNG")
+    assert "### vgg" in text and text in done.stdout + "\n"
+    for picture in ("accuracy", "patterns", "connectivity", "kernels", "saliency"):
+        assert (tmp_path / f"vgg-{picture}.png").read_bytes().startswith(b"\x89PNG")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
-    assert len(stamps) == 12
-    assert run("--quick", "--out", str(tmp_path)).returncode == 0
-    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.pt")}
+    assert len(stamps) == 6
+    assert run("--quick", "--nets", "vgg", "resnet", "--schemes", "filter8", "--out", str(tmp_path)).returncode == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert "### resnet" in (tmp_path / "table.md").read_text()
     other = run("--out", str(tmp_path), "--seeds", "1", "--nets", "vgg", "--schemes", "dense")
     assert other.returncode == 2 and "another schedule" in other.stderr
+
+
+@pytest.mark.parametrize("form", ["python", "binary"])
+def test_damaged_cifar10_files_are_named(form, tmp_path):
+    names = [f"class{i}" for i in range(10)]
+    if form == "python":
+        (tmp_path / "batches.meta").write_bytes(pickle.dumps({b"label_names": [n.encode() for n in names]}, protocol=2))
+        (tmp_path / "data_batch_1").write_bytes(pickle.dumps({b"data": 3}, protocol=2))
+    else:
+        (tmp_path / "batches.meta.txt").write_text("\n".join(names))
+        (tmp_path / "data_batch_1.bin").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="data_batch_1"):
+        data.load_cifar10(tmp_path)
+    if form == "python":
+        (tmp_path / "data_batch_1").write_bytes(b"\x80\x02}q\x00(")
+        with pytest.raises(ValueError, match="data_batch_1"):
+            data.load_cifar10(tmp_path)
+
+
+@needs_data
+def test_a_run_without_its_record_is_done_again_and_failures_do_not_stop_others(tmp_path):
+    """As after a kill between the two files; a dense network that cannot be read fails its own pruned runs alone."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "vgg-dense-s0.pt").write_bytes(b"half a file")
+    arguments = ("--quick", "--nets", "vgg", "--schemes", "pattern8", "--out", str(tmp_path))
+    assert run(*arguments).returncode == 0
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 2
+    (tmp_path / "runs" / "vgg-pattern8-s0.json").unlink()
+    (tmp_path / "runs" / "vgg-dense-s0.pt").write_bytes(b"half a file")
+    done = run(*arguments)
+    assert done.returncode == 1 and "vgg-pattern8-s0: " in done.stderr
+
+
+def test_a_folder_is_filled_by_one_process(tmp_path):
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run("--quick", "--data", str(fashion_folder(tmp_path)), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "another process" in done.stderr
 
 
 def test_missing_data_is_an_error_in_one_line(tmp_path):

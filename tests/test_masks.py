@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -100,7 +101,7 @@ def test_mask_follows_a_parameter_that_is_replaced():
     state = {name: value.clone() for name, value in small_net(1).state_dict().items()}
     model.load_state_dict(state, assign=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    train_epoch(model, optimizer, None, 0, lambda: None)
+    train_epoch(model, optimizer, None, 0)
     assert not conv.weight[~keep].any()
 
 
@@ -120,6 +121,10 @@ def test_frozen_parameter_may_need_no_gradient():
     conv.requires_grad_(True)
     train_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), None, 0)
     assert not conv.weight.any()
+    images, labels = next(batches(1))
+    model.zero_grad()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    assert not conv.weight.grad.any()
 
 
 def test_hold_zeros_of_a_pruned_model():
@@ -143,12 +148,67 @@ def test_thaw_lifts_the_mask():
     thaw(conv, "weight")  # nothing to lift
 
 
+def test_a_second_mask_keeps_the_first():
+    model, conv, keep = frozen_net()
+    other = torch.rand(conv.weight.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    first = masks._frozen[conv]["weight"]
+    second = freeze(conv, "weight", other)
+    train_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), None, 0)
+    assert torch.equal(conv.weight != 0, keep & other)
+    thaw(conv, "weight", first)  # is not there any more
+    assert torch.equal(kept(conv, "weight"), keep & other)
+    thaw(conv, "weight", second)
+    assert kept(conv, "weight") is None and conv not in masks._frozen
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda params: torch.optim.LBFGS(params, lr=0.1, max_iter=3),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, foreach=True),
+        lambda params: torch.optim.Adam(params, lr=0.01, fused=True),
+    ],
+    ids=["lbfgs", "foreach", "fused"],
+)
+def test_closures_and_other_forms_of_optimizers(build):
+    model, conv, keep = frozen_net()
+    optimizer = build(model.parameters())
+    images, labels = next(batches(0))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+        assert not conv.weight[~keep].any() and conv.weight[keep].all()
+
+
+def test_parameter_groups_and_other_optimizers_side_by_side():
+    model, conv, keep = frozen_net()
+    head = torch.optim.Adam(model[-1].parameters(), lr=0.1)
+    body = torch.optim.SGD([{"params": [p]} for p in model[:-1].parameters()], lr=0.1)
+    images, labels = next(batches(0))
+    nn.functional.cross_entropy(model(images), labels).backward()
+    head.step()
+    body.step()
+    assert not conv.weight[~keep].any()
+
+
+def test_masked_models_pickle_without_their_masks():
+    model, conv, keep = frozen_net()
+    twin = pickle.loads(pickle.dumps(model))
+    assert torch.equal(twin[3].weight, conv.weight) and kept(twin[3], "weight") is None
+
+
 def test_masks_die_with_their_model():
     gc.collect()
-    before = len(masks._masks)
+    before = len(masks._frozen)
     model, conv, _ = frozen_net()
-    assert len(masks._masks) == before + 1
+    assert len(masks._frozen) == before + 1
     gone = weakref.ref(conv)
     del model, conv
     gc.collect()
-    assert gone() is None and len(masks._masks) == before
+    assert gone() is None and len(masks._frozen) == before

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from training_cases import small_net
 
-from pconv_ops import SCP4, PatternSet, prune_
+from pconv_ops import SCP4, ADMMPruner, PatternSet, prune_
 from pconv_ops.sensitivity import sensitivity_scan, uniform_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,7 +83,8 @@ def test_scan_looks_behind_a_dip():
     """Layer 1 loses more at 2 than at 4 (noise): its rate may still rise to 4."""
 
     def evaluate(model):
-        return -1.0 if torch.count_nonzero(model[1].weight) == 2048 else 0.0  # 4 of 9216 weights / 9, halved
+        halved = 9216 * 4 // 9 // 2  # what layer 1 keeps with patterns and half the kernels
+        return -1.0 if torch.count_nonzero(model[1].weight) == halved else 0.0
 
     model = wide_net()
     rates = sensitivity_scan(model, evaluate, rates=(2.0, 4.0), skip="2").rates(9)
@@ -93,6 +94,27 @@ def test_scan_looks_behind_a_dip():
 def test_scan_leaves_out_rates_that_leave_no_kernel():
     scan = sensitivity_scan(small_net(), lambda model: 0.0, rates=(2.0, 95.0, 97.0))
     assert [sorted(layer.score) for layer in scan.layers] == [[1.0, 2.0, 95.0], [1.0, 2.0, 95.0]]
+
+
+def test_scan_with_balance_and_groups():
+    """A filter of three channels cannot lose five of six kernels: those rates are left out."""
+    model = nn.Sequential(nn.Conv2d(12, 12, 3, groups=4))
+    scan = sensitivity_scan(model, lambda model: 0.0, balance="filter")
+    assert max(scan.layers[0].score) == 4.0
+    assert len(sensitivity_scan(small_net(), lambda model: 0.0, balance="filter").layers) == 2
+
+
+def test_rates_of_a_scan_fit_the_pruner():
+    """Names of the model inside its wrapper; rate 1 included."""
+    model = wide_net()
+    rates = sensitivity_scan(nn.DataParallel(model), energy_of_wrapped, rates=(2.0, 16.0)).rates(4)
+    assert 1.0 in rates.values()
+    report = ADMMPruner(nn.DataParallel(model), connectivity=rates).finalize()
+    assert rate_reached(report) == pytest.approx(4, rel=0.01)
+
+
+def energy_of_wrapped(model):
+    return energy(model.module)
 
 
 def test_weights_come_back_when_the_score_fails():
@@ -115,6 +137,19 @@ def test_budget_beyond_the_scan_is_refused():
     scan = sensitivity_scan(wide_net(), energy, rates=(2.0,))
     with pytest.raises(ValueError, match="reach 4.5"):
         scan.rates(9)
+
+
+def test_budget_that_patterns_alone_undercut_is_refused():
+    with pytest.raises(ValueError, match="patterns alone give, 2.25"):
+        sensitivity_scan(wide_net(), energy, rates=(2.0,)).rates(2)
+
+
+@pytest.mark.parametrize("call", [uniform_rate, sensitivity_scan])
+def test_wrong_models_and_sets(call):
+    with pytest.raises(TypeError, match="model"):
+        call([wide_net()], energy if call is sensitivity_scan else 8)
+    with pytest.raises(TypeError, match="patterns"):
+        call(wide_net(), energy if call is sensitivity_scan else 8, patterns="scp4")
 
 
 def test_report_reads_and_saves(tmp_path):

@@ -54,3 +54,12 @@ def train_epoch(model, optimizer, pruner, epoch, after_step=None):
 
 def weights_of(model, names=PRUNED):
     return {name: model.get_submodule(name).weight.detach().clone() for name in names}
+
+
+def same_state(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        if isinstance(value, dict):
+            same_state(value, theirs[key])
+        else:
+            assert torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key], key

@@ -11,6 +11,7 @@ from pathlib import Path
 from pconv_ops.cli_common import positive_int
 
 from .nets import NETS
+from .pictures import draw_all
 from .runs import Run, Setting, deploy_all, run_all, write_json
 from .schemes import SCHEMES
 from .table import markdown, rows_of
@@ -23,7 +24,7 @@ QUICK_SCHEMES = ("dense", "pattern8", "pconv8", "block8", "unstructured8", "filt
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.fashion_mnist", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/fashion_mnist"), help="folder of runs and results")
+    parser.add_argument("--out", type=Path, help="folder of runs and results (default: runs/DATASET[-quick])")
     parser.add_argument("--dataset", choices=("fashion_mnist", "cifar10"), default="fashion_mnist")
     parser.add_argument("--data", type=Path, help="folder of the dataset's files (default: Debian's package)")
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
@@ -37,23 +38,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     schedule, schemes = (QUICK, QUICK_SCHEMES) if args.quick else (Schedule(), tuple(SCHEMES))
-    setting = Setting(args.out, args.dataset, args.data, schedule)
-    seeds = 1 if args.quick else args.seeds
-    runs = [Run(net, scheme, seed) for seed in range(seeds) for net in args.nets for scheme in args.schemes or schemes]
+    out = args.out or Path("runs", f"{args.dataset}-quick" if args.quick else args.dataset)
+    setting = Setting(out, args.dataset, args.data, schedule)
+    seeds = range(1 if args.quick else args.seeds)
+    names = dict.fromkeys(["dense", *(args.schemes or schemes)])
+    runs = [Run(net, scheme, seed) for seed in seeds for net in dict.fromkeys(args.nets) for scheme in names]
     try:
-        run_all(runs, setting, args.workers)
-        deploy_all(runs, setting)
+        failures = run_all(runs, setting, args.workers)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report(runs, setting)
-    return 0
+    finished = [run for run in runs if setting.finished(run)]
+    deploy_all(finished, setting)
+    report(finished, setting)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def report(runs: list[Run], setting: Setting) -> None:
     """results.json, table.md and the pictures, beside the runs."""
-    from .pictures import draw_all
-
     records = [setting.record(run) for run in runs]
     rows = rows_of(records)
     write_json(setting.out / "results.json", {"records": records, "rows": [asdict(row) for row in rows]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
         )
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a gzip file, or cut short: {error}") from None
     header = 4 * (1 + dimensions)
     if content[:4] != bytes((0, 0, _UBYTE, dimensions)) or len(content) < header:
@@ -95,14 +96,16 @@ def load_cifar10(folder: Path) -> Dataset:
     train = [f"data_batch_{i}" for i in range(1, 6)]
     if (folder / "batches.meta").is_file():
         read, suffix = _read_cifar_pickle, ""
-        names = _unpickle(folder / "batches.meta")[b"label_names"]
-        classes = tuple(name.decode() for name in names)
+        names = _unpickle(folder / "batches.meta").get(b"label_names", ())
+        classes = tuple(bytes(name).decode() for name in names)
     else:
         read, suffix = _read_cifar_binary, ".bin"
         meta = folder / "batches.meta.txt"
         if not meta.is_file():
             raise FileNotFoundError(f"{folder}: found neither batches.meta nor batches.meta.txt of CIFAR-10")
         classes = tuple(meta.read_text().split())
+    if len(classes) != 10:
+        raise ValueError(f"{folder}: expected the names of 10 classes, got {len(classes)}")
     parts = [read(folder / f"{name}{suffix}") for name in [*train, "test_batch"]]
     images = np.concatenate([part[0] for part in parts[:-1]])
     labels = np.concatenate([part[1] for part in parts[:-1]])
@@ -128,7 +131,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def _unpickle(path: Path) -> dict[bytes, Any]:
     with path.open("rb") as file:
-        content = _PlainUnpickler(file, encoding="bytes").load()
+        try:
+            content = _PlainUnpickler(file, encoding="bytes").load()
+        except Exception as error:  # a pickle may raise anything
+            raise ValueError(f"{path}: not a file of CIFAR-10: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
     return content
@@ -136,7 +142,9 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
 
 def _read_cifar_pickle(path: Path) -> tuple[Bytes, Bytes]:
     content = _unpickle(path)
-    images, labels = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
+    images, labels = (np.asarray(content.get(key)) for key in (b"data", b"labels"))
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072 or labels.dtype.kind != "i":
+        raise ValueError(f"{path}: expected rows of 3072 bytes and integer labels")
     return images.reshape(-1, 3, 32, 32), labels
 
 

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pconv_ops.layers import is_stem
 from pconv_ops.plots import FAINT, OURS, draw_histogram
 from pconv_ops.report import mask_counts
 
 from .data import Dataset, normalise
 from .runs import Run, Setting, load_model
 from .schemes import SCHEMES
-from .table import Row
+from .table import Row, reference
 
 FAMILIES = {
     "PCONV": ("pattern4", "pconv5", "pconv8", "pconv12"),
@@ -82,7 +83,7 @@ def draw_accuracy(figure: Any, rows: Sequence[Row]) -> None:
     figure.set_size_inches(7.5, 4.5)
     axes = figure.subplots()
     found = {row.scheme: row for row in rows}
-    dense = found.get("dense_longer", found.get("dense"))
+    dense = reference(rows)
     if dense is not None:
         axes.axhline(dense.mean, color="#555555", linestyle="--", linewidth=1, label=SCHEMES[dense.scheme].label)
     for family, schemes in FAMILIES.items():
@@ -112,7 +113,7 @@ def draw_accuracy(figure: Any, rows: Sequence[Row]) -> None:
 def pruned_convs(model: nn.Module) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Names and weights of the 3x3 convolutions behind the stem."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.in_channels > 4:
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and not is_stem(module):
             yield name, module.weight.detach().numpy()
 
 
@@ -214,7 +215,7 @@ class _GuidedReLU(torch.autograd.Function):
 
 @contextmanager
 def _guided_relu() -> Iterator[None]:
-    """Meanwhile every ReLU, module or function, is guided."""
+    """Meanwhile nn.ReLU, torch.relu and torch.nn.functional.relu are guided."""
     functions = {(torch, "relu"): torch.relu, (nn.functional, "relu"): nn.functional.relu}
     for owner, name in functions:
         setattr(owner, name, lambda x, inplace=False: _GuidedReLU.apply(x))

@@ -5,10 +5,13 @@ A run that has its files is not run again. Pruned runs begin with the dense netw
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from pconv_ops.checkpoint import save_atomically
 from pconv_ops.report import PruneReport
 
 from .data import Dataset, load_cifar10, load_fashion_mnist
@@ -122,7 +126,7 @@ def perform(run: Run, setting: Setting, trainer: Trainer, dataset: Dataset, bar:
             "device": str(trainer.device),
         }
     )
-    torch.save(model.cpu().state_dict(), setting.path(run, ".pt"))
+    save_atomically(model.cpu().state_dict(), setting.path(run, ".pt"))
     write_json(setting.path(run, ".json"), record)
 
 
@@ -141,7 +145,8 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def deploy_all(runs: Iterable[Run], setting: Setting) -> None:
-    """Adds to every record whether `convert` changes predictions and, for the first seed, milliseconds an image."""
+    """Adds to every record whether `convert` changes predictions and, for the first seed, milliseconds an image; the
+    process has one thread from then on."""
     dataset = setting.load()
     for run in tqdm(list(runs), desc="convert", unit="run"):
         record = setting.record(run)
@@ -158,30 +163,52 @@ def deploy_all(runs: Iterable[Run], setting: Setting) -> None:
 _worker: dict[str, Any] = {}
 
 
-def run_all(runs: Iterable[Run], setting: Setting, workers: int) -> None:
-    """Every run that has no files yet, dense ones first; a GPU, where there is one, does them one after another."""
+def run_all(runs: Iterable[Run], setting: Setting, workers: int) -> list[str]:
+    """Every run that has no files yet, dense ones first; a GPU, where there is one, does them one after another.
+    Returns what went wrong, run by run: the others are finished. ValueError, FileNotFoundError: the data, or the
+    folder, which another process may be filling."""
     setting.load()  # what is wrong with the data is said here, once
     (setting.out / "runs").mkdir(parents=True, exist_ok=True)
-    wanted = {run: None for run in runs}
+    wanted = list(runs)
     dense = [run for run in {Run(r.net, "dense", r.seed): None for r in wanted} if not setting.finished(run)]
     others = [run for run in wanted if run.scheme != "dense" and not setting.finished(run)]
-    if torch.cuda.is_available():
-        workers = 1
-    context = get_context("spawn")
-    lock, places = context.RLock(), context.Queue()
-    for place in range(workers):
-        places.put(place)
-    with tqdm(total=len(dense) + len(others), desc="runs", unit="run", position=workers) as bar:
-        with context.Pool(workers, _start, (setting, workers, places, lock)) as pool:
-            for stage in (dense, others):
-                for _ in pool.imap_unordered(_perform, stage):
+    workers = 1 if torch.cuda.is_available() else workers
+    failures: list[str] = []
+    with _alone(setting.out), tqdm(total=len(dense) + len(others), desc="runs", unit="run", position=workers) as bar:
+        for stage in (dense, others):
+            context = get_context("spawn")
+            arguments = (setting, workers, context.Value("i", 0), context.RLock())
+            with ProcessPoolExecutor(min(workers, len(stage)) or 1, context, _start, arguments) as pool:
+                started = {pool.submit(_perform, run): run for run in stage if _can_start(run, setting)}
+                for done in as_completed(started):
+                    error = done.exception()
+                    if error is not None:
+                        failures.append(f"{started[done].name}: {type(error).__name__}: {error}")
                     bar.update()
+    return failures
 
 
-def _start(setting: Setting, workers: int, places: Any, lock: Any) -> None:
+def _can_start(run: Run, setting: Setting) -> bool:
+    return run.scheme == "dense" or setting.finished(Run(run.net, "dense", run.seed))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """ValueError when another process fills the folder."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another process is filling this folder") from None
+        yield
+
+
+def _start(setting: Setting, workers: int, started: Any, lock: Any) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     tqdm.set_lock(lock)
-    _worker.update(setting=setting, dataset=setting.load(), place=places.get())
+    with started.get_lock():
+        place, started.value = started.value, started.value + 1
+    _worker.update(setting=setting, dataset=setting.load(), place=place)
 
 
 def _perform(run: Run) -> None:

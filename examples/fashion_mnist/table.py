@@ -61,6 +61,12 @@ def _row(group: Sequence[Record]) -> Row:
     )
 
 
+def reference(rows: Sequence[Row]) -> Row | None:
+    """What others are compared with: the dense network trained as long as they, or else as it was before."""
+    found = {row.scheme: row for row in rows}
+    return found.get("dense_longer", found.get("dense"))
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A table for each network."""
     parts = []

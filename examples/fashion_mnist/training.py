@@ -32,6 +32,10 @@ class Schedule:
     retrain_rate: float = 0.05
     images: int | None = None  # of the training split, and a quarter as many to test; None: all
 
+    def __post_init__(self) -> None:
+        if min(self.dense, self.draw, self.retrain, self.steps) < 1:
+            raise ValueError(f"schedule: every phase needs an epoch, and an epoch a step; got {self}")
+
     @property
     def pruned(self) -> int:
         return self.draw + self.retrain
