@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import index
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import nn
 from .constraints import Constraint
 from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct, finite_values
 from .patterns import MAX_NATURAL, SCP4, PatternSet
-from .projections import check_balance
+from .projections import check_balance, checked_integer
 from .prune import pruning_of
 from .report import PruneReport
 from .splitting import SplittingPruner
@@ -136,13 +135,7 @@ def _eased(choice: LayerChoice, progress: float) -> LayerChoice:
 
 
 def _checked_size(patterns: Any) -> int:
-    try:
-        size = None if isinstance(patterns, bool) else index(patterns)
-    except TypeError:
-        size = None
-    if size is None:
-        what = type(patterns).__name__
-        raise TypeError(f"patterns: expected a PatternSet, a number of patterns or None, got {what}")
+    size = checked_integer("patterns", patterns, "a PatternSet, a number of patterns or None")
     if not 1 <= size <= MAX_NATURAL:
         raise ValueError(f"patterns: expected a number of natural patterns in 1..{MAX_NATURAL}, got {size}")
     return size

@@ -169,14 +169,20 @@ def check_balance(balance: Any) -> None:
         raise ValueError(f"balance: expected None or 'filter', got {balance!r}")
 
 
+def checked_integer(argument: str, value: Any, expected: str = "an integer") -> int:
+    """The integer that a value is; TypeError for anything else, bools included."""
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{argument}: expected {expected}, got {type(value).__name__}")
+    return number
+
+
 def check_block(argument: str, block: Any) -> None:
     """TypeError unless an integer, ValueError unless 1..64."""
-    try:
-        size = None if isinstance(block, (bool, np.bool_)) else index(block)
-    except TypeError:
-        size = None
-    if size is None:
-        raise TypeError(f"{argument}: expected an integer, got {type(block).__name__}")
+    size = checked_integer(argument, block)
     if not 1 <= size <= MAX_BLOCK:
         raise ValueError(f"{argument}: expected 1..{MAX_BLOCK}, got {size}")
 

@@ -23,7 +23,7 @@ from torch import nn
 from .constraints import Constraint, keep_all
 from .layers import check_model, finite_values, unwrapped
 from .masks import Mask, clear_masked, freeze, thaw
-from .projections import check_number
+from .projections import check_number, checked_integer
 from .report import PruneReport
 
 _STATE_VERSION = 1
@@ -302,12 +302,7 @@ class SplittingPruner(ABC):
 
 
 def _checked_ramp(ramp: Any) -> int:
-    try:
-        steps = None if isinstance(ramp, bool) else index(ramp)
-    except TypeError:
-        steps = None
-    if steps is None:
-        raise TypeError(f"ramp: expected an integer, got {type(ramp).__name__}")
+    steps = checked_integer("ramp", ramp)
     if steps < 0:
         raise ValueError(f"ramp: expected a number of steps >= 0, got {steps}")
     return steps
