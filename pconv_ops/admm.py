@@ -54,7 +54,8 @@ class ADMMPruner(SplittingPruner):
     model: pre-trained or not; DistributedDataParallel, DataParallel and torch.compile are looked through. All processes
         find the same masks.
     patterns: a PatternSet (default SCP4: PCONV, eq. 12); an integer k: the k most frequent natural patterns of the
-        model (PatDNN, ASPLOS 2020), chosen anew at every step(), so that the set is learnt too; None: no patterns.
+        layers that get patterns (PatDNN, ASPLOS 2020), chosen anew at every step(), so that the set is learnt too;
+        None: no patterns.
     connectivity, connectivity_1x1, block, skip, balance: as in `prune_`. Rates for a budget: `uniform_rate`,
         `sensitivity_scan`.
     rho, rho_growth, rho_max (None: 100 * rho): the penalty's weight, from step to step. 1e-2 is where a public
@@ -63,8 +64,9 @@ class ADMMPruner(SplittingPruner):
     ramp: progressive pruning: after k < ramp steps a layer's rate is rate ** ((k + 1) / (ramp + 1)); 0: from the start
         on what is asked for.
 
-    A layer whose rate keeps every kernel, without patterns, is left alone. TypeError and ValueError as `prune_`, at
-    once, and for rho <= 0, rho_growth < 1, rho_max < rho, a negative ramp.
+    Attributes: `patterns`, the set in use (the learnt one too); `rho`; `steps`; `finalized`; `model`. A layer whose
+    rate keeps every kernel, without patterns, is left alone. Warned of: nothing to prune, and a cut without a step.
+    TypeError and ValueError as `prune_`, at once, and for rho <= 0, rho_growth < 1, rho_max < rho, a negative ramp.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class ADMMPruner(SplittingPruner):
             try:
                 self.patterns = PatternSet(state["learnt"])
             except (TypeError, ValueError) as error:
-                raise ValueError(f"state: is damaged: its patterns: {error}") from None
+                raise ValueError(f"state: does not fit: its patterns: {error}") from None
 
 
 def _eased(choice: LayerChoice, progress: float) -> LayerChoice:

@@ -131,7 +131,10 @@ class FilterPruner(_RatePruner):
         filters = {name: len(_weight(module)) for name, module in self._modules().items()}
         total = self._weights_kept(filters)
         if self._rate > 1 and not filters:
-            raise ValueError("rate: this model has no filters that can go: others than convolutions read every channel")
+            raise ValueError(
+                "rate: this model has no filters that can go: it has no 3x3 layer to prune, or others than convolutions"
+                " and linear layers read every channel"
+            )
         fewest = self._weights_kept(dict.fromkeys(filters, 1))
         if fewest * self._rate > 1.5 * total:
             reach = total / fewest

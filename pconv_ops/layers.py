@@ -222,6 +222,8 @@ def _by_name(names: tuple[str, ...], value: Any) -> Any:
 
 
 def _skip_predicate(skip: Any, modules: list[str], convs: Iterable[tuple[str, ...]]) -> Predicate:
+    if not (isinstance(skip, (str, Iterable)) or callable(skip)):
+        raise TypeError(f"skip: expected names, fnmatch patterns or predicates, got {type(skip).__name__}")
     entries = [skip] if isinstance(skip, str) or callable(skip) else list(skip)
     for entry in entries:
         if not isinstance(entry, str) and not callable(entry):

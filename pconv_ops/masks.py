@@ -62,9 +62,12 @@ _frozen: WeakKeyDictionary[nn.Module, dict[str, Mask]] = WeakKeyDictionary()
 
 def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> Mask:
     """From now on the module's parameter is zero wherever `keep` (bool, its shape) is False, and where a former mask
-    says so. Returns what thaw() lifts."""
-    parameter = module._parameters[name]
-    assert parameter is not None and keep.shape == parameter.shape and keep.dtype == torch.bool
+    says so. Returns what thaw() lifts. ValueError: no such parameter, another shape or dtype."""
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        raise ValueError(f"name: the module has no parameter '{name}'")
+    if keep.dtype != torch.bool or keep.shape != parameter.shape:
+        raise ValueError(f"keep: expected bool {list(parameter.shape)}, got {keep.dtype} {list(keep.shape)}")
     former = kept(module, name)
     thaw(module, name)
     mask = Mask(keep.detach().clone() if former is None else keep & former.to(keep.device))
@@ -77,6 +80,8 @@ def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> Mask:
 def hold_zeros(model: nn.Module) -> None:
     """Keeps every weight of the model's nn.Conv2d layers that is zero now at zero, while the model trains on: after
     `prune_`, or any pruning that left zeros. Layers without zeros are left alone. `thaw(layer, "weight")` lifts it."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
         weight = module._parameters.get("weight")
         if isinstance(module, nn.Conv2d) and weight is not None and not bool(weight.all()):

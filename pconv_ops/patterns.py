@@ -156,9 +156,12 @@ def kept_energy(model: Any, patterns: PatternSet) -> dict[str, float]:
     """What a set keeps of each 3x3 convolution of a torch model: the share 0..1 of its squared weights that stays when
     every kernel keeps its best pattern (as `project_patterns` does), by layer name; 1 for a layer of zeros.
 
-    1 - share is the squared error of the projection, relative to the weights: compare sets by it before training.
-    ValueError for NaN or Inf weights.
+    1 - share is the squared error of the projection, relative to the weights: compare sets by it before training. A
+    stem is listed too, though `prune_` leaves it dense. TypeError for another kind of patterns, ValueError for NaN or
+    Inf weights.
     """
+    if not isinstance(patterns, PatternSet):
+        raise TypeError(f"patterns: expected a PatternSet, got {type(patterns).__name__}")
     shares = {}
     for name, weight in _weights_3x3(model):
         _check_finite(name, weight)

@@ -44,10 +44,19 @@ def uniform_rate(model: nn.Module, total: float, patterns: PatternSet | None = S
     kept = {name: int(_keep(choice, patterns, None, None).sum()) for name, choice in choices.items()}
     fixed = sum(kept[name] for name, choice in choices.items() if choice.rate is None)
     prunable, allowed = sum(kept.values()) - fixed, weights / total
+    if not choices:
+        raise ValueError("model: has no layer that could be pruned")
     if not fixed < allowed <= fixed + prunable:
         reach = f"{weights / max(1, fixed + prunable):.3g} to {weights / fixed if fixed else prunable:.3g}"
         raise ValueError(f"total: {total:g} cannot be had by dropping kernels of this model; {reach} can")
-    return prunable / (allowed - fixed)
+    rate = prunable / (allowed - fixed)
+    for name, choice in choices.items():
+        if choice.rate is not None:
+            try:
+                kernels_to_keep(choice.module.weight.shape, rate)  # type: ignore[union-attr]
+            except ValueError as error:
+                raise ValueError(f"total: {total:g} is too high for layer '{name}': {error}") from None
+    return rate
 
 
 class Step(NamedTuple):
@@ -141,32 +150,51 @@ def sensitivity_scan(
     balance: str | None = None,
 ) -> SensitivityReport:
     """Prunes one layer at a time, in one shot, at each rate, and asks `evaluate(model)` for a score (higher is better;
-    accuracy on held-out images, or minus a loss). Layers and cuts are those of `prune_` with connectivity for the 3x3
-    layers; each costs len(rates) evaluations. The weights are as before afterwards, also when `evaluate` raises.
+    accuracy on held-out images, or minus a loss; a number or a tensor of one). Layers and cuts are those of `prune_`
+    with connectivity for the 3x3 layers; each costs len(rates) evaluations. The model is in evaluation mode meanwhile;
+    its weights and modes are as before afterwards, also when `evaluate` raises. For a learnt set the default patterns
+    serve: they keep as many taps.
 
         scan = sensitivity_scan(model, accuracy)
         pruner = ADMMPruner(model, connectivity=scan.rates(total=8))
 
     TypeError and ValueError as `prune_`; rates that would leave a layer no kernel are left out.
     """
+    if not callable(evaluate):
+        raise TypeError(f"evaluate: expected a function of the model, got {type(evaluate).__name__}")
+    if isinstance(rates, (str, bytes)) or not isinstance(rates, Sequence):
+        raise TypeError(f"rates: expected a sequence of numbers, got {type(rates).__name__}")
     for rate in rates:
         check_rate("rates", rate)
     check_balance(balance)
     choices = {name: choice for name, choice in _choices(model, patterns, block, skip).items() if choice.rate}
-    report = SensitivityReport(_score(evaluate(model)))
-    for name, choice in choices.items():
-        weight: Any = choice.module.weight
-        masks = _masks(choice, patterns, rates, balance)
-        before, score = weight.detach().clone(), {}
-        try:
-            for rate, keep in masks.items():
-                _write(weight, before.masked_fill(torch.from_numpy(~keep).to(weight.device), 0))
-                score[rate] = _score(evaluate(model))
-        finally:
-            _write(weight, before)
-        kept = {rate: int(keep.sum()) for rate, keep in masks.items()}
-        report.layers.append(LayerSensitivity(name, weight.numel(), kept, score))
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        report = SensitivityReport(_score(evaluate(model)))
+        for name, choice in choices.items():
+            masks = _masks(choice, patterns, rates, balance)
+            score = _scores(model, evaluate, choice.module.weight, masks)  # type: ignore[arg-type]
+            kept = {rate: int(keep.sum()) for rate, keep in masks.items()}
+            report.layers.append(LayerSensitivity(name, choice.module.weight.numel(), kept, score))  # type: ignore
+    finally:
+        for module in training:
+            module.training = True
     return report
+
+
+def _scores(
+    model: nn.Module, evaluate: Callable[[nn.Module], float], weight: torch.Tensor, masks: dict[float, Keep]
+) -> dict[float, float]:
+    """Of the model with this weight cut to each of the masks; the weight is as before afterwards."""
+    before, score = weight.detach().clone(), {}
+    try:
+        for rate, keep in masks.items():
+            _write(weight, before.masked_fill(torch.from_numpy(~keep).to(weight.device), 0))
+            score[rate] = _score(evaluate(model))
+    finally:
+        _write(weight, before)
+    return score
 
 
 def _choices(model: nn.Module, patterns: PatternSet | None, block: Blocks, skip: Skip) -> dict[str, LayerChoice]:
@@ -197,6 +225,8 @@ def _masks(
 
 
 def _score(value: Any) -> float:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
     check_number("evaluate", value)
     return float(value)
 

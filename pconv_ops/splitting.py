@@ -11,6 +11,7 @@ Knows weights and constraints, nothing of patterns or kernels, and no optimizer.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class StepReport:
 
     @property
     def largest(self) -> float:
+        """Of the layers' residuals: around 1 at first, 0 where every weight meets its constraints."""
         return max(self.residual.values(), default=0.0)
 
 
@@ -174,6 +176,8 @@ class SplittingPruner(ABC):
         under a mask are zero after every backward and weights after every step of any torch optimizer, for as long
         as the model lives. A second call changes nothing. ValueError as in step()."""
         if not self._finalized:
+            if self._steps == 0 and self._modules():
+                warnings.warn("finalize() without a step(): the weights were not drawn anywhere", stacklevel=3)
             self._freeze(self._kept_of())
         return self._report()
 
@@ -182,7 +186,7 @@ class SplittingPruner(ABC):
         clear_masked({module for module, _, _ in self._masked.values()})
 
     def release(self) -> None:
-        """Lifts the masks of finalize(), but not those that another pruner has laid over them since."""
+        """Lifts the masks of finalize(), for good, but not those that another pruner has laid over them since."""
         for module, name, mask in self._masked.values():
             thaw(module, name, mask)
         self._masked = {}
@@ -209,16 +213,16 @@ class SplittingPruner(ABC):
         ours, theirs = self._all_arguments(), state.get("arguments")
         if not isinstance(theirs, Mapping) or theirs != ours:
             known = theirs if isinstance(theirs, Mapping) else {}
-            other = next((key for key in ours if known.get(key) != ours[key]), "something")
-            raise ValueError(f"state: is of a pruner or model with another {other}")
+            key = next((key for key in ours if known.get(key) != ours[key]), "pruner")
+            raise ValueError(f"state: was made with other arguments: {key} {known.get(key)}, here {ours[key]}")
         try:
             splits = {name: self._read_splits(name, given) for name, given in dict(state["splits"]).items()}
             kept = {_place(key): self._read_mask(key, keep) for key, keep in dict(state["masks"]).items()}
             steps, rho, finalized = index(state["steps"]), float(state["rho"]), bool(state["finalized"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"state: is damaged: {error}") from None
+            raise ValueError(f"state: does not fit: {error}") from None
         if steps < 0 or not rho > 0 or set(splits) != (set() if finalized else set(self._modules())):
-            raise ValueError("state: is damaged: steps, rho and layers do not fit each other")
+            raise ValueError("state: steps, rho and layers do not fit each other")
         self._restore(state)
         self.release()
         self._steps, self.rho, self._splits, self._pulls, self._finalized = steps, rho, splits, {}, False
@@ -238,7 +242,7 @@ class SplittingPruner(ABC):
         for kind, tensors in dict(given).items():
             near, dual = (tensors[key].detach().to(weight.device, torch.float32, copy=True) for key in ("near", "dual"))
             if not near.shape == dual.shape == weight.shape:
-                raise ValueError(f"layer '{name}' has another shape there")
+                raise ValueError(f"layer '{name}' has another shape in this model")
             found[str(kind)] = _Split(near, dual)
         return found
 
@@ -256,6 +260,8 @@ class SplittingPruner(ABC):
         """Z = P(W), U = 0: called by the pruner when it knows its layers. What is impossible is said now, not when the
         ramp gets there."""
         weights = self._weights()
+        if not weights:
+            warnings.warn("this pruner has nothing to prune: no layer of the model was chosen", stacklevel=4)
         self._learn(weights)
         self._constraints(1.0)
         self._splits = self._projected(weights, 0)
@@ -266,8 +272,11 @@ class SplittingPruner(ABC):
     def _weights(self) -> dict[str, torch.Tensor]:
         found = {}
         for name, module in self._modules().items():
-            weight = module._parameters["weight"]
-            assert weight is not None
+            weight = module._parameters.get("weight")
+            if weight is None:
+                raise ValueError(
+                    f"model: layer '{name}' computes its weight now (a parametrization): remove that first"
+                )
             found[name] = weight
         return found
 

@@ -13,7 +13,7 @@ import pconv_ops
 from pconv_ops import SCP4, ADMMPruner, PatternSet, prune_
 from pconv_ops.projections import project_connectivity, project_patterns
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:finalize\\(\\) without")]
 
 
 def trained(pruner, model, epochs=3, optimizer="sgd"):
@@ -125,6 +125,20 @@ def test_masks_never_move_after_finalize(optimizer):
     assert pruner.steps == 3
     assert pruner.finalize().to_json() == first
     assert all((weights_of(model)[name] != cut[name])[~zero].any() for name, zero in zeros.items())
+
+
+def test_a_cut_without_a_step_is_warned_of():
+    with pytest.warns(UserWarning, match="without a step"):
+        ADMMPruner(small_net()).finalize()
+
+
+def test_a_layer_that_computes_its_weight_by_now_is_named():
+    model = small_net()
+    pruner = ADMMPruner(model)
+    nn.utils.parametrizations.weight_norm(model[7])
+    for call in (pruner.penalty, pruner.step, pruner.finalize):
+        with pytest.raises(ValueError, match="layer '7' computes its weight now"):
+            call()
 
 
 def test_penalty_is_zero_after_finalize():
@@ -297,7 +311,8 @@ def test_nan_weights_are_named_and_nothing_changes(call):
 @pytest.mark.parametrize("patterns", [SCP4, 4, None])
 def test_nothing_to_prune_is_no_error(patterns):
     model = nn.Linear(2, 2)
-    pruner = ADMMPruner(model, patterns)
+    with pytest.warns(UserWarning, match="nothing to prune"):
+        pruner = ADMMPruner(model, patterns)
     (model(torch.ones(1, 2)).sum() + pruner.penalty()).backward()
     assert pruner.step().largest == 0
     assert not pruner.finalized

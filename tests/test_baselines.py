@@ -8,7 +8,7 @@ from training_cases import OPTIMIZERS, small_net, train_epoch
 from pconv_ops.baselines import FilterPruner, UnstructuredPruner
 from pconv_ops.channels import channel_readers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:finalize\\(\\) without")]
 
 
 class Block(nn.Module):
@@ -210,6 +210,7 @@ def test_a_model_that_cannot_be_traced_is_refused():
         FilterPruner(Branching(), 2)
 
 
+@pytest.mark.filterwarnings("ignore:this pruner has nothing to prune")
 def test_a_model_without_filters_that_can_go_is_refused():
     with pytest.raises(ValueError, match="no filters that can go"):
         FilterPruner(Sliced(), 2)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 needs_data = pytest.mark.skipif(
     not data.DEBIAN_FOLDER.is_dir(), reason="no Fashion-MNIST here: install Debian's package dataset-fashion-mnist"
 )
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:finalize\\(\\) without")]
 
 
 # ---- files
@@ -265,6 +265,13 @@ def test_quick_run_does_it_all_and_is_not_repeated(tmp_path):
     assert "### resnet" in (tmp_path / "table.md").read_text()
     other = run("--out", str(tmp_path), "--seeds", "1", "--nets", "vgg", "--schemes", "dense")
     assert other.returncode == 2 and "another schedule" in other.stderr
+    records = sorted((tmp_path / "runs").glob("vgg-*.json"))
+    records[0].write_text(records[0].read_text().replace('"checksum": ', '"checksum": 1'))
+    other = run("--quick", "--nets", "vgg", "--out", str(tmp_path))
+    assert other.returncode == 2 and "another checksum" in other.stderr
+    records[0].write_text("{")
+    other = run("--quick", "--nets", "vgg", "--out", str(tmp_path))
+    assert other.returncode == 2 and records[0].name in other.stderr and "damaged" in other.stderr
 
 
 @pytest.mark.parametrize("form", ["python", "binary"])

@@ -138,6 +138,19 @@ def test_hold_zeros_of_a_pruned_model():
     assert kept(model[0], "weight") is None
 
 
+def test_wrong_masks_are_refused():
+    conv = small_net()[3]
+    for name, keep, message in (
+        ("wieght", torch.ones(2, dtype=torch.bool), "no parameter 'wieght'"),
+        ("weight", torch.ones(2, dtype=torch.bool), "keep: expected bool"),
+        ("weight", torch.ones(conv.weight.shape), "keep: expected bool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            freeze(conv, name, keep)
+    with pytest.raises(TypeError, match="model"):
+        hold_zeros({})
+
+
 def test_thaw_lifts_the_mask():
     model, conv, keep = frozen_net()
     assert torch.equal(kept(conv, "weight"), keep)

@@ -10,7 +10,7 @@ from training_cases import small_net
 from pconv_ops import SCP4, ADMMPruner, PatternSet, prune_
 from pconv_ops.sensitivity import sensitivity_scan, uniform_rate
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:finalize\\(\\) without")]
 
 
 def wide_net():
@@ -47,11 +47,18 @@ def test_uniform_rate_of_other_sets_and_layers():
     assert rate_reached(prune_(mixed, connectivity=rate), ("0", "1")) == pytest.approx(8, rel=0.01)
 
 
-@pytest.mark.parametrize(("total", "message"), [(2, "2.25"), (0.5, "rate"), (300, "reach|cannot")])
+@pytest.mark.parametrize(("total", "message"), [(2, "2.25"), (0.5, "rate"), (300, "cannot")])
 def test_uniform_rate_out_of_reach(total, message):
     mixed = nn.Sequential(nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3, groups=32))
     with pytest.raises(ValueError, match=message):
         uniform_rate(mixed, total)
+
+
+def test_uniform_rate_without_layers_or_kernels():
+    with pytest.raises(ValueError, match="no layer"):
+        uniform_rate(nn.Linear(2, 2), 8)
+    with pytest.raises(ValueError, match="too high for layer '3'"):
+        uniform_rate(small_net(), 300)
 
 
 @pytest.mark.parametrize("total", [3, 5, 8, 12])
@@ -89,6 +96,22 @@ def test_scan_looks_behind_a_dip():
     model = wide_net()
     rates = sensitivity_scan(model, evaluate, rates=(2.0, 4.0), skip="2").rates(9)
     assert rates["1"] == pytest.approx(4.0)
+
+
+def test_scan_takes_tensors_and_leaves_modes_and_statistics():
+    model = small_net().train()
+    model[4].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+
+    def accuracy(model):
+        assert not any(module.training for module in model.modules())
+        return model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).mean()
+
+    scan = sensitivity_scan(model, accuracy, rates=(2.0,))
+    assert isinstance(scan.dense, float)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_scan_leaves_out_rates_that_leave_no_kernel():
@@ -162,7 +185,8 @@ def test_report_reads_and_saves(tmp_path):
 @pytest.mark.parametrize(("arguments", "error"), [
     ({"rates": (0.5,)}, ValueError), ({"rates": ("2",)}, TypeError), ({"balance": "rows"}, ValueError),
     ({"block": 0}, ValueError), ({"evaluate": lambda model: None}, TypeError),
-    ({"evaluate": lambda model: float("nan")}, ValueError),
+    ({"evaluate": lambda model: float("nan")}, ValueError), ({"evaluate": None}, TypeError),
+    ({"rates": 3.0}, TypeError), ({"skip": 5}, TypeError), ({"skip": None}, TypeError),
 ])  # fmt: skip
 def test_wrong_arguments(arguments, error):
     with pytest.raises(error):

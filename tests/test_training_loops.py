@@ -9,7 +9,7 @@ from training_cases import OPTIMIZERS, batches, small_net, train_epoch
 
 from pconv_ops import ADMMPruner
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:finalize\\(\\) without")]
 
 
 def test_bfloat16_autocast():

@@ -26,11 +26,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.fashion_mnist", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of runs and results (default: runs/DATASET[-quick])")
     parser.add_argument("--dataset", choices=("fashion_mnist", "cifar10"), default="fashion_mnist")
-    parser.add_argument("--data", type=Path, help="folder of the dataset's files (default: Debian's package)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with the four .gz files of Fashion-MNIST (default: Debian's package), or with the unpacked python"
+        " or binary version of CIFAR-10",
+    )
     parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--schemes", nargs="+", choices=list(SCHEMES), default=None, help="default: all")
     parser.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count() or 1, help="processes that train")
+    workers = os.cpu_count() or 1
+    text = "processes that train, each with its share of the CPUs (default: one for each CPU)"
+    parser.add_argument("--workers", type=positive_int, default=workers, help=text)
     parser.add_argument("--quick", action="store_true", help="one seed, few images and epochs: does it all work?")
     return parser.parse_args(arguments)
 
@@ -45,12 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     runs = [Run(net, scheme, seed) for seed in seeds for net in dict.fromkeys(args.nets) for scheme in names]
     try:
         failures = run_all(runs, setting, args.workers)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finished = [run for run in runs if setting.finished(run)]
-    deploy_all(finished, setting)
-    report(finished, setting)
+    try:
+        deploy_all(finished, setting)
+        report(finished, setting)
+    except ValueError as error:
+        failures.append(str(error))
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -63,6 +63,8 @@ class Dataset:
 def load_fashion_mnist(folder: Path | None = None) -> Dataset:
     """60,000 and 10,000 images of 1x28x28. FileNotFoundError names what is missing and how to get it."""
     where = DEBIAN_FOLDER if folder is None else folder
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
     splits = []
     for prefix in ("train", "t10k"):
         images, labels = (where / f"{prefix}-{what}-ubyte.gz" for what in ("images-idx3", "labels-idx1"))
@@ -102,7 +104,10 @@ def load_cifar10(folder: Path) -> Dataset:
         read, suffix = _read_cifar_binary, ".bin"
         meta = folder / "batches.meta.txt"
         if not meta.is_file():
-            raise FileNotFoundError(f"{folder}: found neither batches.meta nor batches.meta.txt of CIFAR-10")
+            raise FileNotFoundError(
+                f"{folder}: found neither batches.meta nor batches.meta.txt: name the folder of the unpacked python or"
+                " binary version of CIFAR-10"
+            )
         classes = tuple(meta.read_text().split())
     if len(classes) != 10:
         raise ValueError(f"{folder}: expected the names of 10 classes, got {len(classes)}")

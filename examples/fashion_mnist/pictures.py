@@ -99,7 +99,7 @@ def draw_accuracy(figure: Any, rows: Sequence[Row]) -> None:
                 capsize=3,
                 label=family,
             )
-    axes.set_xlim(left=1)
+    axes.set_xlim(1, 1.05 * max(2.0, *(row.rate for row in rows)))
     axes.set_xlabel("weights of the pruned convolutions / kept ones")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(f"Accuracy against compression, {rows[0].net}", fontsize=11, loc="left")

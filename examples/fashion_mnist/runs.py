@@ -13,14 +13,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import cached_property, reduce
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from pconv_ops import cpu_info
 from pconv_ops.checkpoint import save_atomically
 from pconv_ops.report import PruneReport
 
@@ -53,6 +57,13 @@ class Setting:
     folder: Path | None
     schedule: Schedule
 
+    @cached_property
+    def fingerprint(self) -> int:
+        """Tells the images of this setting from others, by a checksum."""
+        dataset = self.load()
+        tensors = [part for split in (dataset.train, dataset.test) for part in (split.images, split.labels)]
+        return reduce(lambda total, tensor: crc32(tensor.numpy().tobytes(), total), tensors, 0)
+
     def load(self) -> Dataset:
         """As many images as the schedule wants."""
         dataset, images = self._load(), self.schedule.images
@@ -75,12 +86,18 @@ class Setting:
         if not self.path(run, ".json").exists():
             return False
         record = self.record(run)
-        if record["schedule"] != asdict(self.schedule) or record["dataset"] != self.dataset:
-            raise ValueError(f"{self.path(run, '.json')}: is of another schedule or dataset; take another --out")
+        ours = {"schedule": asdict(self.schedule), "dataset": self.dataset, "checksum": self.fingerprint}
+        other = next((key for key, value in ours.items() if record.get(key) != value), None)
+        if other is not None:
+            raise ValueError(f"{self.path(run, '.json')}: was made with another {other}; take another --out")
         return True
 
     def record(self, run: Run) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.path(run, ".json").read_text(encoding="utf-8"))
+        path = self.path(run, ".json")
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: is damaged ({error}): remove it to run this again") from None
         return record
 
 
@@ -90,8 +107,11 @@ def build(net: str, dataset: Dataset) -> nn.Module:
 
 def load_model(setting: Setting, run: Run, dataset: Dataset) -> nn.Module:
     """The network that a finished run left, on the CPU."""
-    model = build(run.net, dataset)
-    model.load_state_dict(torch.load(setting.path(run, ".pt"), map_location="cpu", weights_only=True))
+    model, path = build(run.net, dataset), setting.path(run, ".pt")
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch has no error of its own for a file that is damaged
+        raise ValueError(f"{path}: cannot be read ({error!r}): remove it and its .json to run this again") from None
     return model.to(memory_format=torch.channels_last).eval()
 
 
@@ -120,10 +140,12 @@ def perform(run: Run, setting: Setting, trainer: Trainer, dataset: Dataset, bar:
         | counts
         | {
             "dataset": setting.dataset,
+            "checksum": setting.fingerprint,
             "schedule": asdict(schedule),
             "seconds": round(time.perf_counter() - begun, 1),
             "torch": torch.__version__,
-            "device": str(trainer.device),
+            "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else cpu_info()["model"],
+            "date": date.today().isoformat(),
         }
     )
     save_atomically(model.cpu().state_dict(), setting.path(run, ".pt"))
