@@ -14,12 +14,10 @@ import torch
 from torch import nn
 
 from .constraints import Constraint
-from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, distinct, finite_values
+from .layers import Blocks, LayerChoice, Rates, Skip, choose_layers, constraints_of, finite_values
 from .patterns import MAX_NATURAL, SCP4, PatternSet
 from .projections import check_balance, checked_integer
-from .prune import pruning_of
-from .report import PruneReport
-from .splitting import SplittingPruner
+from .splitting import RHO, RHO_GROWTH, SplittingPruner
 
 
 class ADMMPruner(SplittingPruner):
@@ -79,8 +77,8 @@ class ADMMPruner(SplittingPruner):
         skip: Skip = (),
         balance: str | None = None,
         *,
-        rho: float = 1e-2,
-        rho_growth: float = 1.2,
+        rho: float = RHO,
+        rho_growth: float = RHO_GROWTH,
         rho_max: float | None = None,
         ramp: int = 0,
     ) -> None:
@@ -90,16 +88,13 @@ class ADMMPruner(SplittingPruner):
         self.patterns: PatternSet | None = patterns if isinstance(patterns, PatternSet) else None
         check_balance(balance)
         self._balance = balance
-        self._choices = choose_layers(self.model, patterns is not None, connectivity, connectivity_1x1, block, skip)
-        self._pruned = distinct(self._choices)
-        self._start()
-
-    def _modules(self) -> Mapping[str, nn.Module]:
-        return {name: choice.module for name, choice in self._pruned.items()}
+        self._start(choose_layers(self.model, patterns is not None, connectivity, connectivity_1x1, block, skip))
 
     def _learn(self, weights: Mapping[str, torch.Tensor]) -> None:
+        if self._learnt is None:
+            return
         layers = {name: finite_values(name, weight) for name, weight in weights.items() if self._pruned[name].patterns}
-        if self._learnt is not None and layers:
+        if layers:
             self.patterns = PatternSet.from_weights(layers, self._learnt)
 
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
@@ -115,9 +110,6 @@ class ADMMPruner(SplittingPruner):
             "patterns": bits if self._learnt is None else self._learnt,
             "balance": self._balance,
         }
-
-    def _report(self) -> PruneReport:
-        return pruning_of(self._choices)
 
     def state_dict(self) -> dict[str, Any]:
         learnt = None if self._learnt is None or self.patterns is None else list(self.patterns.bits)

@@ -18,11 +18,9 @@ from torch import nn
 
 from .channels import channel_readers
 from .constraints import Constraint, FewFilters, FewWeights
-from .layers import SKIPPED, LayerChoice, Rates, Skip, choose_layers, distinct
+from .layers import SKIPPED, LayerChoice, Rates, Skip, choose_layers
 from .projections import check_rate
-from .prune import pruning_of
-from .report import PruneReport
-from .splitting import SplittingPruner
+from .splitting import RHO, RHO_GROWTH, SplittingPruner
 
 
 class _RatePruner(SplittingPruner):
@@ -34,22 +32,17 @@ class _RatePruner(SplittingPruner):
         rate: Rates,
         skip: Skip = (),
         *,
-        rho: float = 1e-2,
-        rho_growth: float = 1.2,
+        rho: float = RHO,
+        rho_growth: float = RHO_GROWTH,
         rho_max: float | None = None,
         ramp: int = 0,
     ) -> None:
         super().__init__(model, rho, rho_growth, rho_max, ramp)
-        self._choices = self._chosen(rate, skip)
-        self._convs = distinct(self._choices)
-        self._start()
+        self._start(self._chosen(rate, skip))
 
     @abstractmethod
     def _chosen(self, rate: Any, skip: Skip) -> list[LayerChoice]:
-        """Every convolution, with what its report says; `patterns` marks those whose weights count."""
-
-    def _report(self) -> PruneReport:
-        return pruning_of(self._choices)
+        """Every convolution, with what its report says."""
 
 
 class UnstructuredPruner(_RatePruner):
@@ -66,27 +59,26 @@ class UnstructuredPruner(_RatePruner):
         for choice in choose_layers(self.model, True, rate, None, skip=skip, argument="rate"):
             if choice.patterns:  # depthwise layers, which lose no kernels, have no rate of their own
                 own = choice.rate if isinstance(rate, Mapping) else float(rate)
+                own = None if own == 1 else own
                 reason = "dense: no rate" if own is None else f"single weights {own:g}x"
-                choice = replace(choice, patterns=own is not None and own > 1, rate=own, reason=reason)
+                choice = replace(choice, patterns=False, rate=own, reason=reason)
             choices.append(choice)
         return choices
 
-    def _modules(self) -> Mapping[str, nn.Module]:
-        return {name: choice.module for name, choice in self._convs.items() if choice.patterns}
-
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
-        return {name: [FewWeights(self._count(name, progress))] for name in self._modules()}
-
-    def _count(self, name: str, progress: float) -> int:
-        choice = self._convs[name]
-        assert choice.rate is not None
-        total, rate = choice.module.weight.numel(), choice.rate**progress
-        if round(total / rate) < 1:
-            raise ValueError(f"rate: layer '{name}': {rate:g} keeps none of its weights; allowed: below {2 * total}")
-        return round(total / rate)
+        return {name: [FewWeights(_count(choice, progress))] for name, choice in self._pruned.items()}
 
     def _arguments(self) -> dict[str, Any]:
-        return {"layers": {name: self._convs[name].rate for name in self._modules()}}
+        return {"layers": {name: choice.rate for name, choice in self._pruned.items()}}
+
+
+def _count(choice: LayerChoice, progress: float) -> int:
+    """Weights to keep of a layer."""
+    assert choice.rate is not None
+    total, rate = choice.weight.numel(), choice.rate**progress
+    if round(total / rate) < 1:
+        raise ValueError(f"rate: layer '{choice.name}': {rate:g} keeps none of its weights; allowed: below {2 * total}")
+    return round(total / rate)
 
 
 class FilterPruner(_RatePruner):
@@ -116,10 +108,10 @@ class FilterPruner(_RatePruner):
         ]
 
     def _modules(self) -> Mapping[str, nn.Module]:
-        return {name: choice.module for name, choice in self._convs.items() if name in self._readers}
+        return {name: choice.module for name, choice in self._pruned.items() if name in self._readers}
 
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
-        filters = {name: len(_weight(module)) for name, module in self._modules().items()}
+        filters = {name: len(weight) for name, weight in self._weights().items()}
         counts = self._counts(progress)
         return {name: [FewFilters(counts[name])] if counts[name] < n else [] for name, n in filters.items()}
 
@@ -128,7 +120,7 @@ class FilterPruner(_RatePruner):
 
     def _counts(self, progress: float) -> dict[str, int]:
         """Filters to keep of each layer: the share that comes nearest to the weights allowed, by bisection."""
-        filters = {name: len(_weight(module)) for name, module in self._modules().items()}
+        filters = {name: len(weight) for name, weight in self._weights().items()}
         total = self._weights_kept(filters)
         if self._rate > 1 and not filters:
             raise ValueError(
@@ -152,8 +144,8 @@ class FilterPruner(_RatePruner):
         """Weights of the layers when so many filters stay."""
         columns = {reader: counts[name] for name in counts for reader in self._readers[name].convs}
         kept = 0
-        for name, choice in self._convs.items():
-            filters, channels, *size = _weight(choice.module).shape
+        for name, choice in self._pruned.items():
+            filters, channels, *size = choice.weight.shape
             kept += counts.get(name, filters) * columns.get(name, channels) * size[0] * size[1]
         return kept
 
@@ -167,11 +159,7 @@ class FilterPruner(_RatePruner):
                 if self.model.get_submodule(owner)._parameters.get(parameter) is not None:
                     masks[owner, parameter] = stays
             for reader in readers.convs:
-                columns = stays[None, :, None, None].expand(_weight(self.model.get_submodule(reader)).shape)
+                shape = self.model.get_parameter(f"{reader}.weight").shape
+                columns = stays[None, :, None, None].expand(shape)
                 masks[reader, "weight"] = masks.get((reader, "weight"), columns) & columns
         return masks
-
-
-def _weight(module: Any) -> torch.Tensor:
-    weight: torch.Tensor = module.weight
-    return weight

@@ -47,6 +47,12 @@ class LayerChoice:
         return self.names[0]
 
     @property
+    def weight(self) -> torch.Tensor:
+        """OIHW."""
+        weight: torch.Tensor = self.module.weight  # type: ignore[assignment]
+        return weight
+
+    @property
     def pruned(self) -> bool:
         return self.patterns or self.rate is not None
 
@@ -130,7 +136,7 @@ def _settle_shared(model: nn.Module, choices: list[LayerChoice]) -> list[LayerCh
     for choice in choices:
         if choice.pruned:
             _check_prunable(choice)
-            first = by_weight.setdefault(identity(choice.module.weight), choice)
+            first = by_weight.setdefault(identity(choice.weight), choice)
             if (first.patterns, first.rate, first.block) != (choice.patterns, choice.rate, choice.block):
                 raise ValueError(
                     f"model: layers '{first.name}' and '{choice.name}' share one weight but ask for different pruning"
@@ -139,12 +145,12 @@ def _settle_shared(model: nn.Module, choices: list[LayerChoice]) -> list[LayerCh
     pruned = {f"{choice.name}.weight".lstrip(".") for choice in choices if choice.pruned}
     settled = []
     for choice in choices:
-        dense = [] if not choice.pruned else [n for n in owners[identity(choice.module.weight)] if n not in pruned]
+        dense = [] if not choice.pruned else [n for n in owners[identity(choice.weight)] if n not in pruned]
         if dense:
             reason = f"dense: shares its weight with '{dense[0]}', which stays dense"
             choice = replace(choice, patterns=False, rate=None, block=1, reason=reason)
-        elif choice.pruned and by_weight[identity(choice.module.weight)] is not choice:
-            first = by_weight[identity(choice.module.weight)]
+        elif choice.pruned and by_weight[identity(choice.weight)] is not choice:
+            first = by_weight[identity(choice.weight)]
             choice = replace(choice, reason=f"{choice.reason} (shares its weight with '{first.name}')")
         settled.append(choice)
     return settled
@@ -155,7 +161,7 @@ def distinct(choices: Iterable[LayerChoice]) -> dict[str, LayerChoice]:
     found: dict[Any, LayerChoice] = {}
     for choice in choices:
         if choice.pruned:
-            found.setdefault(identity(choice.module.weight), choice)
+            found.setdefault(identity(choice.weight), choice)
     return {choice.name: choice for choice in found.values()}
 
 
@@ -246,7 +252,7 @@ def constraints_of(choice: LayerChoice, patterns: PatternSet | None, balance: st
     nothing. `patterns` is None only where no choice wants any."""
     if not choice.pruned:
         return []
-    weight: Any = choice.module.weight
+    weight = choice.weight
     constraints: list[Constraint] = []
     if choice.patterns:
         assert patterns is not None

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .layers import check_model
+
 
 class Mask:
     """The entries of a parameter that are zero; follows the parameter to other devices, and to a parameter that has
@@ -80,8 +82,7 @@ def freeze(module: nn.Module, name: str, keep: torch.Tensor) -> Mask:
 def hold_zeros(model: nn.Module) -> None:
     """Keeps every weight of the model's nn.Conv2d layers that is zero now at zero, while the model trains on: after
     `prune_`, or any pruning that left zeros. Layers without zeros are left alone. `thaw(layer, "weight")` lifts it."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     for module in model.modules():
         weight = module._parameters.get("weight")
         if isinstance(module, nn.Conv2d) and weight is not None and not bool(weight.all()):

@@ -67,11 +67,11 @@ def prune_(
     check_balance(balance)
     choices = choose_layers(unwrapped(model), patterns is not None, connectivity, connectivity_1x1, block, skip)
     pruned = distinct(choices)
-    values = {name: finite_values(name, choice.module.weight) for name, choice in pruned.items()}
+    values = {name: finite_values(name, choice.weight) for name, choice in pruned.items()}
     constraints = {name: constraints_of(choice, patterns, balance) for name, choice in pruned.items()}
     with torch.no_grad():
         for name, choice in pruned.items():
-            weight: Any = choice.module.weight
+            weight = choice.weight
             weight.masked_fill_(torch.from_numpy(~keep_all(values[name], constraints[name])).to(weight.device), 0)
     return pruning_of(choices)
 
@@ -82,7 +82,6 @@ def pruning_of(choices: Iterable[LayerChoice]) -> PruneReport:
 
 
 def _pruning_of(choice: LayerChoice) -> LayerPruning:
-    module: Any = choice.module
-    return LayerPruning.of(
-        choice.name, (module.weight.detach() != 0).cpu().numpy(), module.groups, choice.reason, choice.block
-    )
+    kept = (choice.weight.detach() != 0).cpu().numpy()
+    groups: Any = choice.module.groups
+    return LayerPruning.of(choice.name, kept, groups, choice.reason, choice.block)

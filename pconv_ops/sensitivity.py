@@ -40,7 +40,7 @@ def uniform_rate(model: nn.Module, total: float, patterns: PatternSet | None = S
     """
     check_rate("total", total)
     choices = _choices(model, patterns, 1, skip)
-    weights = sum(choice.module.weight.numel() for choice in choices.values())
+    weights = sum(choice.weight.numel() for choice in choices.values())
     kept = {name: int(_keep(choice, patterns, None, None).sum()) for name, choice in choices.items()}
     fixed = sum(kept[name] for name, choice in choices.items() if choice.rate is None)
     prunable, allowed = sum(kept.values()) - fixed, weights / total
@@ -53,7 +53,7 @@ def uniform_rate(model: nn.Module, total: float, patterns: PatternSet | None = S
     for name, choice in choices.items():
         if choice.rate is not None:
             try:
-                kernels_to_keep(choice.module.weight.shape, rate)  # type: ignore[union-attr]
+                kernels_to_keep(choice.weight.shape, rate)
             except ValueError as error:
                 raise ValueError(f"total: {total:g} is too high for layer '{name}': {error}") from None
     return rate
@@ -174,9 +174,9 @@ def sensitivity_scan(
         report = SensitivityReport(_score(evaluate(model)))
         for name, choice in choices.items():
             masks = _masks(choice, patterns, rates, balance)
-            score = _scores(model, evaluate, choice.module.weight, masks)  # type: ignore[arg-type]
+            score = _scores(model, evaluate, choice.weight, masks)
             kept = {rate: int(keep.sum()) for rate, keep in masks.items()}
-            report.layers.append(LayerSensitivity(name, choice.module.weight.numel(), kept, score))  # type: ignore
+            report.layers.append(LayerSensitivity(name, choice.weight.numel(), kept, score))
     finally:
         for module in training:
             module.training = True
@@ -206,7 +206,7 @@ def _choices(model: nn.Module, patterns: PatternSet | None, block: Blocks, skip:
 
 
 def _keep(choice: LayerChoice, patterns: PatternSet | None, rate: float | None, balance: str | None) -> Keep:
-    values = finite_values(choice.name, choice.module.weight)  # type: ignore[arg-type]
+    values = finite_values(choice.name, choice.weight)
     return keep_all(values, constraints_of(replace(choice, rate=rate), patterns, balance))
 
 
@@ -217,7 +217,7 @@ def _masks(
     masks = {}
     for rate in sorted({1.0, *map(float, rates)}):
         try:
-            kernels_to_keep(choice.module.weight.shape, rate, balance, choice.block)  # type: ignore[union-attr]
+            kernels_to_keep(choice.weight.shape, rate, balance, choice.block)
         except ValueError:
             continue
         masks[rate] = _keep(choice, patterns, rate, balance)

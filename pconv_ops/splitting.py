@@ -22,11 +22,13 @@ import torch
 from torch import nn
 
 from .constraints import Constraint, keep_all
-from .layers import check_model, finite_values, unwrapped
+from .layers import LayerChoice, check_model, distinct, finite_values, unwrapped
 from .masks import Mask, clear_masked, freeze, thaw
 from .projections import check_number, checked_integer
+from .prune import pruning_of
 from .report import PruneReport
 
+RHO, RHO_GROWTH = 1e-2, 1.2  # defaults of every pruner; see ADMMPruner
 _STATE_VERSION = 1
 
 
@@ -90,6 +92,8 @@ class SplittingPruner(ABC):
         self.model = unwrapped(model)
         self.rho = float(rho)
         self._growth, self._rho_max, self._ramp = float(rho_growth), float(most), _checked_ramp(ramp)
+        self._choices: list[LayerChoice] = []  # every convolution, with what its report says
+        self._pruned: dict[str, LayerChoice] = {}  # those that the pruner is about; no two share a weight
         self._steps = 0
         self._finalized = False
         self._splits: dict[str, _Splits] = {}  # of each layer; empty after finalize()
@@ -98,9 +102,9 @@ class SplittingPruner(ABC):
 
     # ---- what a pruner says of its model
 
-    @abstractmethod
     def _modules(self) -> Mapping[str, nn.Module]:
-        """The layers that are drawn to constraints, by name; no two share a weight."""
+        """The layers that are drawn to constraints, by name."""
+        return {name: choice.module for name, choice in self._pruned.items()}
 
     @abstractmethod
     def _constraints(self, progress: float) -> Mapping[str, Sequence[Constraint]]:
@@ -109,10 +113,6 @@ class SplittingPruner(ABC):
     @abstractmethod
     def _arguments(self) -> dict[str, Any]:
         """What must be equal where a state goes on, as plain types."""
-
-    @abstractmethod
-    def _report(self) -> PruneReport:
-        """What the layers look like now."""
 
     def _learn(self, weights: Mapping[str, torch.Tensor]) -> None:  # noqa: B027
         """Called before a step asks for constraints, for pruners that learn these from the weights."""
@@ -179,7 +179,7 @@ class SplittingPruner(ABC):
             if self._steps == 0 and self._modules():
                 warnings.warn("finalize() without a step(): the weights were not drawn anywhere", stacklevel=3)
             self._freeze(self._kept_of())
-        return self._report()
+        return pruning_of(self._choices)
 
     def apply_masks(self) -> None:
         """Sets the masked weights to zero again: for optimizers that are not torch's, or after loading weights."""
@@ -256,15 +256,15 @@ class SplittingPruner(ABC):
     # ---- inside
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _start(self, choices: list[LayerChoice]) -> None:
         """Z = P(W), U = 0: called by the pruner when it knows its layers. What is impossible is said now, not when the
         ramp gets there."""
+        self._choices, self._pruned = choices, distinct(choices)
         weights = self._weights()
         if not weights:
             warnings.warn("this pruner has nothing to prune: no layer of the model was chosen", stacklevel=4)
-        self._learn(weights)
-        self._constraints(1.0)
         self._splits = self._projected(weights, 0)
+        self._constraints(1.0)
         for of_layer in self._splits.values():
             for split in of_layer.values():
                 split.dual.zero_()
