@@ -98,7 +98,8 @@ class PatternSet:
 
     @classmethod
     def from_model(cls, model: Any, k: int = 8) -> PatternSet:
-        """The k most frequent natural patterns of a torch model's 3x3 convolutions (PatDNN, ASPLOS 2020).
+        """The k most frequent natural patterns of a torch model's 3x3 convolutions, its stem included (PatDNN, ASPLOS
+        2020).
 
         The natural pattern of a kernel is its centre and its 3 largest other magnitudes (ties: lowest tap); kernels of
         zeros have none. Ties in frequency go to the lowest mask. Fewer than k when the model has fewer.

@@ -79,7 +79,7 @@ def test_half_precision_weights():
     assert model[3].weight.dtype == torch.bfloat16 and not model[3].weight[zeros].any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and a build of torch with CUDA")
 def test_model_that_moves_after_the_pruner_was_made():
     model = small_net()
     pruner = ADMMPruner(model, connectivity=2.0)

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,8 @@ class Setting:
         return reduce(lambda total, tensor: crc32(tensor.numpy().tobytes(), total), tensors, 0)
 
     def load(self) -> Dataset:
-        """As many images as the schedule wants."""
-        dataset, images = self._load(), self.schedule.images
-        if images is None:
-            return dataset
-        return replace(dataset, train=dataset.train.first(images), test=dataset.test.first(images // 4))
-
-    def _load(self) -> Dataset:
-        if self.dataset == "cifar10":
-            if self.folder is None:
-                raise FileNotFoundError("CIFAR-10: name the folder of its files with --data")
-            return load_cifar10(self.folder)
-        return load_fashion_mnist(self.folder)
+        """As many images as the schedule wants; read once in a process."""
+        return _load(self.dataset, self.folder, self.schedule.images)
 
     def path(self, run: Run, suffix: str) -> Path:
         return self.out / "runs" / f"{run.name}{suffix}"
@@ -99,6 +89,19 @@ class Setting:
         except ValueError as error:
             raise ValueError(f"{path}: is damaged ({error}): remove it to run this again") from None
         return record
+
+
+@cache
+def _load(name: str, folder: Path | None, images: int | None) -> Dataset:
+    if name == "cifar10":
+        if folder is None:
+            raise FileNotFoundError("CIFAR-10: name the folder of its files with --data")
+        dataset = load_cifar10(folder)
+    else:
+        dataset = load_fashion_mnist(folder)
+    if images is None:
+        return dataset
+    return replace(dataset, train=dataset.train.first(images), test=dataset.test.first(images // 4))
 
 
 def build(net: str, dataset: Dataset) -> nn.Module:
@@ -172,12 +175,12 @@ def deploy_all(runs: Iterable[Run], setting: Setting) -> None:
     dataset = setting.load()
     for run in tqdm(list(runs), desc="convert", unit="run"):
         record = setting.record(run)
-        model = load_model(setting, run, dataset)
-        if "agreement" not in record:
-            record["agreement"] = asdict(agreement(model, dataset))
-        if run.seed == 0 and "latency" not in record:
-            record["latency"] = asdict(latency(model, dataset))
-        write_json(setting.path(run, ".json"), record)
+        measures = {"agreement": agreement} | ({"latency": latency} if run.seed == 0 else {})
+        missing = {key: measure for key, measure in measures.items() if key not in record}
+        if missing:
+            model = load_model(setting, run, dataset)
+            record |= {key: asdict(measure(model, dataset)) for key, measure in missing.items()}
+            write_json(setting.path(run, ".json"), record)
 
 
 # ---- over processes
