@@ -1,9 +1,10 @@
 // C API entry points: check pointers, hand over to the parts, turn failed allocations into a status.
 #include <algorithm>
 #include <chrono>
-#include <new>
+#include <memory>
 
 #include "dispatch.h"
+#include "guarded.h"
 #include "max_pool.h"
 #include "pack.h"
 #include "plan.h"
@@ -17,20 +18,6 @@
 
 namespace pconv {
 namespace {
-
-// Runs f() -> pconv_status; nothing below throws but allocation and size errors of containers.
-template <typename F>
-pconv_status guarded(F f) noexcept {
-  try {
-    return f();
-  } catch (const std::bad_alloc&) {
-    return fail(PCONV_OUT_OF_MEMORY, "memory: an allocation failed");
-  } catch (...) {
-    return fail(PCONV_OUT_OF_MEMORY, "memory: a container refused its size");
-  }
-}
-
-pconv_status null_argument(const char* name) { return fail(PCONV_INVALID_ARGUMENT, "%s: is null", name); }
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -203,7 +190,7 @@ pconv_status pconv_run_plan(const pconv_plan* plan, const pconv_run_args* args) 
   if (plan == nullptr) return null_argument("plan");
   if (args == nullptr) return null_argument("args");
   if (const pconv_status s = pconv::validate_run(*plan, *args)) return s;
-  return guarded([&] { return pconv::run_plan(*plan, *args); });
+  return guarded([&] { return pconv::run_plan(*plan, pconv::contiguous(*plan, *args)); });
 }
 
 pconv_status pconv_max_pool(const pconv_max_pool_args* args) {

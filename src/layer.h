@@ -54,6 +54,7 @@ struct ChannelPlanes {
 struct Prepacked {
   std::vector<float> weights;
   std::vector<int32_t> offsets;
+  std::vector<uint16_t> channels;  // whole maps, instead
   std::vector<Run> runs;
   std::vector<FilterProgram>
       filters;  // in packed order, or with reorder off in the layer's; each group filled up to whole units

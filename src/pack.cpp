@@ -7,10 +7,8 @@
 #include <cstring>
 #include <vector>
 
-#include "checked.h"
-#include "crc32.h"
-#include "status.h"
 #include "validate.h"
+#include "write_packed.h"
 
 namespace pconv {
 namespace {
@@ -126,30 +124,6 @@ std::vector<Filter> reorder(const Extraction& e, uint32_t block, uint32_t out_ch
   return filters;
 }
 
-// Appends items and pads with zeros to the next section.
-class Writer {
- public:
-  template <typename T>
-  void section(const T* items, size_t count) {
-    append(items, count);
-    bytes_.resize((bytes_.size() + PCONV_PACKED_ALIGN - 1) / PCONV_PACKED_ALIGN * PCONV_PACKED_ALIGN, 0);
-  }
-  template <typename T>
-  void section(const std::vector<T>& items) {
-    section(items.data(), items.size());
-  }
-  std::vector<unsigned char>& bytes() { return bytes_; }
-
- private:
-  template <typename T>
-  void append(const T* items, size_t count) {
-    if (count == 0) return;
-    const auto* p = reinterpret_cast<const unsigned char*>(items);
-    bytes_.insert(bytes_.end(), p, p + count * sizeof(T));
-  }
-  std::vector<unsigned char> bytes_;
-};
-
 // Kept weights of a unit: kernel by kernel, filter by filter, in tap order.
 void append_weights(const Filter& filter, uint32_t block, const Extraction& e, const float* weights, int taps,
                     uint32_t channels, std::vector<float>* out) {
@@ -168,13 +142,8 @@ void append_weights(const Filter& filter, uint32_t block, const Extraction& e, c
   }
 }
 
-pconv_packed_header header_of(const pconv_conv_desc& c, uint32_t block, bool has_bias) {
+pconv_packed_header header_of(const pconv_conv_desc& c, uint32_t block) {
   pconv_packed_header h = {};
-  std::memcpy(h.magic, PCONV_PACKED_MAGIC, sizeof(h.magic));
-  h.version_major = PCONV_PACKED_MAJOR;
-  h.version_minor = PCONV_PACKED_MINOR;
-  h.header_bytes = PCONV_PACKED_HEADER_BYTES;
-  h.flags = has_bias ? PCONV_PACKED_HAS_BIAS : 0;
   const auto u32 = [](int64_t v) { return static_cast<uint32_t>(v); };
   h.out_channels = u32(c.out_channels), h.in_channels = u32(c.in_channels), h.groups = u32(c.groups);
   h.kernel_h = u32(c.kernel_h), h.kernel_w = u32(c.kernel_w);
@@ -191,7 +160,6 @@ pconv_packed_header header_of(const pconv_conv_desc& c, uint32_t block, bool has
 
 pconv_status pack_weights(const pconv_conv_desc& conv, const float* weights, const float* bias,
                           std::unique_ptr<pconv_packed>* packed) {
-  static_assert(sizeof(pconv_packed_header) == PCONV_PACKED_HEADER_BYTES, "the header is docs/FORMAT.md's");
   const auto filters_n = static_cast<uint32_t>(conv.out_channels);
   const auto channels = static_cast<uint32_t>(conv.in_channels / conv.groups);
   const int taps = static_cast<int>(conv.kernel_h * conv.kernel_w);
@@ -212,27 +180,21 @@ pconv_status pack_weights(const pconv_conv_desc& conv, const float* weights, con
     kernel_start.push_back(static_cast<uint32_t>(kernel_channels.size()));
     run_start.push_back(static_cast<uint32_t>(runs.size()));
   }
-  pconv_packed_header h = header_of(conv, block, bias != nullptr);
-  h.n_patterns = e.n_patterns;
-  h.n_kernels = kernel_channels.size();
-  h.n_runs = runs.size();
-  h.n_weights = kept.size();
-
-  Writer w;
-  w.section(&h, 1);
-  w.section(e.masks);
-  w.section(filter_order);
-  w.section(kernel_start);
-  w.section(run_start);
-  w.section(runs);
-  w.section(kernel_channels);
-  w.section(kept);
-  w.section(bias, bias != nullptr ? filters_n : 0);
-  std::vector<unsigned char>& bytes = w.bytes();
-  h.total_bytes = bytes.size();
-  std::memcpy(bytes.data(), &h, sizeof(h));
-  h.crc32 = crc32(0, bytes.data(), bytes.size());  // over a zero in its own place
-  std::memcpy(bytes.data(), &h, sizeof(h));
+  PackedView view = {};
+  view.header = header_of(conv, block);
+  view.header.n_patterns = e.n_patterns;
+  view.header.n_kernels = kernel_channels.size();
+  view.header.n_runs = runs.size();
+  view.header.n_weights = kept.size();
+  view.mask_words = e.words;
+  view.masks = e.masks.data();
+  view.filter_order = filter_order.data();
+  view.kernel_start = kernel_start.data();
+  view.run_start = run_start.data();
+  view.runs = runs.data();
+  view.channels = kernel_channels.data();
+  view.bias = bias;
+  const std::vector<unsigned char> bytes = write_packed(view, kept.data());
   return read_packed(bytes.data(), bytes.size(), packed);
 }
 

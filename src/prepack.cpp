@@ -92,16 +92,21 @@ void natural_order(std::vector<Kernel>* kernels) {
 
 // Where a filter's parts begin in the arrays, until these have their final addresses.
 struct Begin {
-  size_t weights, offsets, runs;
+  size_t weights, kernels, runs;
 };
 
 // Appends and returns the work, in kernels.
-int64_t append_filter(const std::vector<Kernel>& kernels, int32_t tile_plane_bytes, Prepacked* out) {
+int64_t append_filter(const std::vector<Kernel>& kernels, const KernelInfo& ukernel, Prepacked* out) {
+  const auto tile_plane_bytes = static_cast<int32_t>(ukernel.tile_floats * sizeof(float));
   const size_t first_run = out->runs.size();
   for (const Kernel& k : kernels) {
     if (out->runs.size() == first_run || out->runs.back().pattern != k.pattern) out->runs.push_back({k.pattern, 0});
     ++out->runs.back().n_kernels;
-    out->offsets.push_back(static_cast<int32_t>(k.channel) * tile_plane_bytes);
+    if (ukernel.whole_map()) {
+      out->channels.push_back(k.channel);
+    } else {
+      out->offsets.push_back(static_cast<int32_t>(k.channel) * tile_plane_bytes);
+    }
     out->weights.insert(out->weights.end(), k.weights, k.weights + kManifest[k.pattern].taps);
     out->weights.resize(out->weights.size() + weight_pitch(kManifest[k.pattern].taps) - kManifest[k.pattern].taps,
                         0.0f);
@@ -112,7 +117,6 @@ int64_t append_filter(const std::vector<Kernel>& kernels, int32_t tile_plane_byt
 
 std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukernel, bool reorder) {
   const KernelInfo& kernel = *ukernel.info;
-  const auto tile_plane_bytes = static_cast<int32_t>(kernel.tile_floats * sizeof(float));
   auto out = std::make_shared<Prepacked>();
   const std::vector<uint32_t> covers = cover_masks(v, kernel.taps);
   RunMerger merger(covers, kernel.taps, ukernel.isa->table->run_cost, double(kernel.rows * kernel.vectors));
@@ -126,8 +130,8 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukern
       weight = unit_weight;
       filter_kernels(v, covers, unit, b, &weight, &kernels);
       reorder ? reorder_kernels(&merger, &kernels) : natural_order(&kernels);
-      begins.push_back({out->weights.size(), out->offsets.size(), out->runs.size()});
-      costs.push_back(append_filter(kernels, tile_plane_bytes, out.get()));
+      begins.push_back({out->weights.size(), out->offsets.size() + out->channels.size(), out->runs.size()});
+      costs.push_back(append_filter(kernels, kernel, out.get()));
     }
     unit_weight = weight;
   }
@@ -141,9 +145,12 @@ std::shared_ptr<const Prepacked> build(const PackedView& v, const Ukernel& ukern
   for (const size_t f : order) {
     const uint32_t original = v.filter_order[f];
     const size_t runs_end = f + 1 < begins.size() ? begins[f + 1].runs : out->runs.size();
-    out->filters.push_back({out->weights.data() + begins[f].weights, out->offsets.data() + begins[f].offsets,
-                            out->runs.data() + begins[f].runs, static_cast<int32_t>(runs_end - begins[f].runs),
-                            static_cast<int32_t>(original), v.bias != nullptr ? v.bias[original] : 0.0f});
+    const bool map = kernel.whole_map();
+    out->filters.push_back({out->weights.data() + begins[f].weights,
+                            map ? nullptr : out->offsets.data() + begins[f].kernels,
+                            map ? out->channels.data() + begins[f].kernels : nullptr, out->runs.data() + begins[f].runs,
+                            static_cast<int32_t>(runs_end - begins[f].runs), static_cast<int32_t>(original),
+                            v.bias != nullptr ? v.bias[original] : 0.0f});
     out->cost_before.push_back(out->cost_before.back() + costs[f]);
   }
   return out;

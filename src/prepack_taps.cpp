@@ -126,7 +126,7 @@ class TapForm {
   void append_filters(int64_t first, const std::vector<int64_t>& costs, int32_t steps) {
     for (int64_t b = 0; b < out_->unit; ++b) {
       const auto real = b < static_cast<int64_t>(costs.size());
-      FilterProgram filter = {nullptr, nullptr, nullptr, steps, -1, 0.0f};
+      FilterProgram filter = {nullptr, nullptr, nullptr, nullptr, steps, -1, 0.0f};
       if (real) {
         filter.out_channel = static_cast<int32_t>(view_.filter_order[first + b]);
         if (view_.bias != nullptr) filter.bias = view_.bias[filter.out_channel];

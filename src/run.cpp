@@ -15,7 +15,7 @@ namespace {
 
 struct RunContext {
   const pconv_plan& plan;
-  const pconv_run_args& args;
+  const RunArgs& args;
   const Runner& runner;
   Schedule schedule;
   std::atomic<bool> out_of_memory{false};
@@ -42,7 +42,12 @@ int64_t scratch_bytes(const pconv_plan& plan) {
   return total.at_most(std::numeric_limits<ptrdiff_t>::max()) ? static_cast<int64_t>(total.value()) : -1;
 }
 
-pconv_status run_plan(const pconv_plan& plan, const pconv_run_args& args) {
+RunArgs contiguous(const pconv_plan& plan, const pconv_run_args& args) {
+  const int64_t y_step = plan.conv.out_channels * plan.out_h * plan.out_w;
+  return {args, plan.conv.in_channels * plan.h * plan.w, y_step, y_step};
+}
+
+pconv_status run_plan(const pconv_plan& plan, const RunArgs& args) {
   if (plan.n == 0) return PCONV_OK;
   const int n_threads = args.n_threads > 0 ? args.n_threads : default_threads();
   RunContext ctx{plan, args, runner_of(*plan.ukernel->info), make_schedule(plan, n_threads)};

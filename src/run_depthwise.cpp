@@ -16,10 +16,10 @@ CheckedSize depthwise_scratch_bytes(const pconv_plan& p) {
 
 void run_strip(const Task& task) {
   const pconv_plan& p = task.plan;
-  const pconv_run_args& run = task.args;
+  const RunArgs& run = task.args;
   const int64_t y0 = task.strip * p.strip_rows(), rows = std::min(p.strip_rows(), p.out_h - y0);
   DepthwiseArgs args = {};
-  args.image = run.x + task.image * p.conv.in_channels * p.h * p.w;
+  args.image = run.x_at(task.image, 0);
   args.channel_stride = p.h * p.w;
   args.h = static_cast<int32_t>(p.h), args.w = static_cast<int32_t>(p.w);
   args.stride_h = static_cast<int32_t>(p.conv.stride_h), args.stride_w = static_cast<int32_t>(p.conv.stride_w);
@@ -33,9 +33,8 @@ void run_strip(const Task& task) {
   args.rows = static_cast<int32_t>(rows);
   args.out_w = static_cast<int32_t>(p.out_w);
   args.plane_stride = p.out_h * p.out_w;
-  const ptrdiff_t first = task.image * p.conv.out_channels * args.plane_stride + y0 * p.out_w;
-  args.out = run.y + first;
-  args.residual = run.residual != nullptr ? run.residual + first : nullptr;
+  args.out = run.y_at(task.image, y0 * p.out_w);
+  args.residual = run.residual_at(task.image, y0 * p.out_w);
   args.clamp_min = run.clamp_min;
   args.clamp_max = run.clamp_max;
   p.isa->table->depthwise(args);

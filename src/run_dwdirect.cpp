@@ -14,7 +14,7 @@ void run_strip(const Task& task) {
   const int64_t end = std::min(first + direct.strip_tiles, static_cast<int64_t>(direct.tiles.size()));
   DwDirectArgs args = {};
   args.channel_stride = p.h * p.w;
-  args.image = task.args.x + task.image * p.conv.in_channels * args.channel_stride;
+  args.image = task.args.x_at(task.image, 0);
   args.filters = p.prepacked->depthwise.data() + task.chunk.filter_begin;
   args.n_filters = static_cast<int32_t>(task.chunk.filter_end - task.chunk.filter_begin);
   args.tiles = direct.tiles.data() + first;
@@ -27,13 +27,14 @@ void run_strip(const Task& task) {
   args.high_step = direct.high_step;
   args.picked = direct.picked.data();
   args.tile_floats = args.channel_stride / static_cast<int64_t>(direct.tiles.size());
-  args.whole_begin = task.args.x + direct.before;
-  args.whole_end =
-      task.args.x + p.n * p.conv.in_channels * args.channel_stride - args.channel_stride - direct.behind + 1;
+  const int64_t image_floats = p.conv.in_channels * args.channel_stride;
+  const bool gaps = task.args.x_step != image_floats;  // between images: nobody said that these can be read
+  const float* const readable = gaps ? args.image : task.args.x;
+  args.whole_begin = readable + direct.before;
+  args.whole_end = readable + (gaps ? 1 : p.n) * image_floats - args.channel_stride - direct.behind + 1;
   args.plane_stride = p.out_h * p.out_w;
-  const ptrdiff_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
-  args.out = task.args.y + first_plane;
-  args.residual = task.args.residual != nullptr ? task.args.residual + first_plane : nullptr;
+  args.out = task.args.y_at(task.image, 0);
+  args.residual = task.args.residual_at(task.image, 0);
   args.clamp_min = task.args.clamp_min;
   args.clamp_max = task.args.clamp_max;
   p.isa->table->dwdirect(args);

@@ -126,14 +126,13 @@ void run_strip(const Task& task) {
   args.plane_stride = p.planes.flat.outputs;
   args.clamp_min = task.args.clamp_min;
   args.clamp_max = task.args.clamp_max;
-  const int64_t first_plane = task.image * p.conv.out_channels * args.plane_stride;
-  args.out = task.args.y + first_plane;
-  args.residual = task.args.residual != nullptr ? task.args.residual + first_plane : nullptr;
+  args.out = task.args.y_at(task.image, 0);
+  args.residual = task.args.residual_at(task.image, 0);
 
   PackPlanesArgs pack = pack_args(p);
   const int64_t in_per_group = p.conv.in_channels / p.conv.groups;
   for (int64_t g = task.chunk.group_begin; g < task.chunk.group_end; ++g) {
-    pack.image = task.args.x + (task.image * p.conv.in_channels + g * in_per_group) * pack.channel_stride;
+    pack.image = task.args.x_at(task.image, g * in_per_group * pack.channel_stride);
     const int64_t plane_begin = p.prepacked->plane_begin[static_cast<size_t>(g)];
     pack.planes = p.prepacked->planes.data() + plane_begin;
     pack.n_planes = static_cast<int32_t>(p.prepacked->plane_begin[static_cast<size_t>(g) + 1] - plane_begin);

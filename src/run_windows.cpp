@@ -48,7 +48,7 @@ void stage_input(const Task& task, const Strip& strip, int64_t first, int64_t n_
   const int64_t channels = p.conv.in_channels, per_group = channels / p.conv.groups;
   const int64_t c_begin = strip.chunk.group_begin * per_group, c_end = strip.chunk.group_end * per_group;
   for (int64_t r = 0; r < n_rows; ++r) {
-    const float* row = task.args.x + ((strip.image * p.h + first + r) * p.w) * channels;
+    const float* row = task.args.x_at(strip.image, (first + r) * p.w * channels);
     for (int64_t c0 = c_begin; c0 < c_end; c0 += kStageBlock) {
       const int64_t c1 = std::min(c0 + kStageBlock, c_end);
       for (int64_t x = 0; x < p.w; ++x) {
@@ -58,13 +58,13 @@ void stage_input(const Task& task, const Strip& strip, int64_t first, int64_t n_
   }
 }
 
-// Between planes [out_channel][stage_rows()][out_w] and NHWC rows, for the chunk's filters.
+// Between planes [out_channel][stage_rows()][out_w] and the NHWC rows of an image, for the chunk's filters.
 template <bool kToStage, typename Tensor>
-void move_output(const Task& task, const Strip& strip, Tensor* tensor, float* stage) {
+void move_output(const Task& task, const Strip& strip, Tensor* image, float* stage) {
   const pconv_plan& p = task.plan;
   const int64_t channels = p.conv.out_channels, rows = stage_rows(p);
   for (int r = 0; r < strip.rows; ++r) {
-    Tensor* row = tensor + ((strip.image * p.out_h + strip.y0 + r) * p.out_w) * channels;
+    Tensor* row = image + (strip.y0 + r) * p.out_w * channels;
     for (int64_t x0 = 0; x0 < p.out_w; x0 += kStageBlock) {
       const int64_t x1 = std::min(x0 + kStageBlock, p.out_w);
       for (int64_t f = strip.chunk.filter_begin; f < strip.chunk.filter_end; ++f) {
@@ -211,10 +211,9 @@ void run_nchw(const Task& task, const Strip& strip, PackTileArgs pack, TileArgs 
   pack.y0 = static_cast<int32_t>(strip.y0 * p.conv.stride_h - p.conv.pad_top);
   args.plane_stride = p.out_h * p.out_w;
   args.row_stride = p.out_w;
-  const ptrdiff_t first = strip.image * p.conv.out_channels * args.plane_stride + strip.y0 * p.out_w;
-  args.out = task.args.y + first;
-  args.residual = task.args.residual != nullptr ? task.args.residual + first : nullptr;
-  run_tiles(p, strip, task.args.x + strip.image * p.conv.in_channels * pack.channel_stride, pack, args);
+  args.out = task.args.y_at(strip.image, strip.y0 * p.out_w);
+  args.residual = task.args.residual_at(strip.image, strip.y0 * p.out_w);
+  run_tiles(p, strip, task.args.x_at(strip.image, 0), pack, args);
 }
 
 void run_nhwc(const Task& task, const Strip& strip, const ScratchLayout& scratch, PackTileArgs pack, TileArgs args) {
@@ -233,11 +232,11 @@ void run_nhwc(const Task& task, const Strip& strip, const ScratchLayout& scratch
   args.row_stride = p.out_w;
   args.out = stage_out;
   if (task.args.residual != nullptr) {
-    move_output<true>(task, strip, task.args.residual, stage_out);
+    move_output<true>(task, strip, task.args.residual_at(strip.image, 0), stage_out);
     args.residual = stage_out;
   }
   run_tiles(p, strip, stage_in, pack, args);
-  move_output<false>(task, strip, task.args.y, stage_out);
+  move_output<false>(task, strip, task.args.y_at(strip.image, 0), stage_out);
 }
 
 void run_strip(const Task& task) {

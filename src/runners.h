@@ -4,6 +4,7 @@
 
 #include "checked.h"
 #include "plan.h"
+#include "run.h"
 #include "schedule.h"
 
 namespace pconv {
@@ -11,7 +12,7 @@ namespace pconv {
 // The chunk's filters on one strip of an image.
 struct Task {
   const pconv_plan& plan;
-  const pconv_run_args& args;
+  const RunArgs& args;
   Chunk chunk;
   int64_t image, strip;
   int64_t strips_ahead;    // how many strips further this thread's next task probably lies

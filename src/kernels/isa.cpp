@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/tensor_ops.h"
 #include "kernels/ukernel.h"
 #include PCONV_SIMD_HEADER
 
@@ -28,6 +29,11 @@ namespace {
 #include "kernels/depthwise.inl"
 #include "kernels/dwdirect.inl"
 #include "kernels/max_pool.inl"
+#include "kernels/elementwise.inl"
+#include "kernels/linear.inl"
+#include "kernels/reduce.inl"
+#include "kernels/avg_pool.inl"
+#include "kernels/bilinear.inl"
 #include "kernels/peak.inl"
 #include "kernels/table.inl"
 // clang-format on

@@ -67,12 +67,12 @@ class Map3x3 {
     Sums s;
     for_each_sum([&](auto copy, auto tap, auto v) PCONV_INLINE_LAMBDA { s.sum[copy][tap][v] = V::zero(); });
     const float* weights = filter.weights;
-    const int32_t* offsets = filter.tile_offsets;
+    const uint16_t* channels = filter.channels;
     for (const Run *run = filter.runs, *end = run + filter.n_runs; run != end; ++run) {
       switch (run->pattern) {
-#define PCONV_PATTERN(id, name, mask)                                                                      \
-  case id:                                                                                                 \
-    if constexpr (((mask) & ~kFamily) == 0) one_run<mask>(s, args.tile, offsets, weights, run->n_kernels); \
+#define PCONV_PATTERN(id, name, mask)                                                                       \
+  case id:                                                                                                  \
+    if constexpr (((mask) & ~kFamily) == 0) one_run<mask>(s, args.tile, channels, weights, run->n_kernels); \
     break;
 #include "pconv/patterns.def"
 #undef PCONV_PATTERN
@@ -85,23 +85,23 @@ class Map3x3 {
 
   // All kernels of one run: n_kernels >= 1.
   template <uint32_t kMask>
-  static PCONV_INLINE void one_run(Sums& s, const float* tile, const int32_t*& offsets, const float*& weights,
+  static PCONV_INLINE void one_run(Sums& s, const float* tile, const uint16_t*& channels, const float*& weights,
                                    uint32_t n_kernels) {
-    const int32_t* const end = offsets + n_kernels;
+    const uint16_t* const end = channels + n_kernels;
     if constexpr (kCopies == 2) {
-      for (; end - offsets >= 2; ++offsets) {
-        one_kernel<kMask, 0>(s, tile, *offsets++, weights);
-        one_kernel<kMask, 1>(s, tile, *offsets, weights);
+      for (; end - channels >= 2; ++channels) {
+        one_kernel<kMask, 0>(s, tile, *channels++, weights);
+        one_kernel<kMask, 1>(s, tile, *channels, weights);
         __builtin_prefetch(weights + kWeightsAhead, 0, 3);
       }
     }
-    for (; offsets != end; ++offsets) one_kernel<kMask, 0>(s, tile, *offsets, weights);
+    for (; channels != end; ++channels) one_kernel<kMask, 0>(s, tile, *channels, weights);
   }
 
   template <uint32_t kMask, int kCopy>
-  static PCONV_INLINE void one_kernel(Sums& s, const float* tile, int32_t offset, const float*& weights) {
+  static PCONV_INLINE void one_kernel(Sums& s, const float* tile, uint16_t channel, const float*& weights) {
     constexpr int kTaps = taps_before(kMask, 9);
-    const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + offset);
+    const float* plane = tile + ptrdiff_t{channel} * kTileFloats;
     const typename V::template Weights<kTaps> w(weights);
     weights += weight_pitch(kTaps);
     static_for<kVectors>([&](auto v) PCONV_INLINE_LAMBDA {

@@ -149,6 +149,9 @@ struct Tiles<V, 1> {
                                          conv3x3s2_row<V, 2, 2>(), depthwise_row()};
 };
 
+constexpr TensorOps kTensorOps = {activate,          binary,         Linear::compute, Reduce::sum, AvgPool::compute,
+                                  Bilinear::compute, Reduce::softmax};
+
 constexpr IsaTable kTable = {Vec::kLanes,
                              Vec::kLoadCostL1,
                              Vec::kLoadCostL2,
@@ -162,4 +165,5 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              DwDirect<Vec, kDwDirectVectors>::function(),
                              Vec::kPicksLanes ? 2 : 1,
                              MaxPool::compute,
-                             peak};
+                             peak,
+                             &kTensorOps};

@@ -56,12 +56,12 @@ class Tiny3x3 {
   static PCONV_INLINE void one_filter(const TileArgs& args, const Moves& moves, const FilterProgram& filter) {
     Reg total = V::zero();
     const float* weights = filter.weights;
-    const int32_t* offsets = filter.tile_offsets;
+    const uint16_t* channels = filter.channels;
     for (const Run *run = filter.runs, *end = run + filter.n_runs; run != end; ++run) {
       switch (run->pattern) {
-#define PCONV_PATTERN(id, name, mask)                                         \
-  case id:                                                                    \
-    one_run<mask>(total, moves, args.tile, offsets, weights, run->n_kernels); \
+#define PCONV_PATTERN(id, name, mask)                                          \
+  case id:                                                                     \
+    one_run<mask>(total, moves, args.tile, channels, weights, run->n_kernels); \
     break;
 #include "pconv/patterns.def"
 #undef PCONV_PATTERN
@@ -74,26 +74,26 @@ class Tiny3x3 {
 
   // All kernels of one run: n_kernels >= 1.
   template <uint32_t kMask>
-  static PCONV_INLINE void one_run(Reg& total, const Moves& moves, const float* tile, const int32_t*& offsets,
+  static PCONV_INLINE void one_run(Reg& total, const Moves& moves, const float* tile, const uint16_t*& channels,
                                    const float*& weights, uint32_t n_kernels) {
     constexpr int kFours = weight_pitch(taps_before(kMask, 9)) / 4;
     constexpr int kCopies = kFours == 1 ? 4 : 2;  // so that multiply-adds do not wait for each other
     Reg sum[kCopies][kFours];
     static_for<kCopies * kFours>([&](auto i) PCONV_INLINE_LAMBDA { sum[i / kFours][i % kFours] = V::zero(); });
     const auto kernel = [&](auto copy) PCONV_INLINE_LAMBDA {
-      const Reg x = V::load(reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++));
+      const Reg x = V::load(tile + ptrdiff_t{*channels++} * kTileFloats);
       static_for<kFours>([&](auto four) PCONV_INLINE_LAMBDA {
         sum[copy][four] = V::fma(V::repeat4(weights + 4 * four), x, sum[copy][four]);
       });
       weights += 4 * kFours;
     };
-    const int32_t* const end = offsets + n_kernels;
-    while (end - offsets >= kCopies) {
+    const uint16_t* const end = channels + n_kernels;
+    while (end - channels >= kCopies) {
       static_for<kCopies>(kernel);
       __builtin_prefetch(weights + kWeightsAhead, 0, 3);
     }
     static_for<kCopies - 1>([&](auto copy) PCONV_INLINE_LAMBDA {
-      if (offsets != end) kernel(copy);
+      if (channels != end) kernel(copy);
     });
     static_for<kFours>([&](auto four) PCONV_INLINE_LAMBDA {
       static_for<kCopies / 2>(

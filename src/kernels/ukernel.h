@@ -46,6 +46,8 @@ struct FilterProgram {
   const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
                                 // for kKernelsAhead kernels more. Taps: per step, to what output 0 reads; with
                                 // planes a plane_place()
+  const uint16_t* channels;     // whole maps, instead: per kernel its input channel, in half the bytes, as these
+                                // ukernels wait for memory
   const Run* runs;              // taps: null
   int32_t n_runs;               // taps: steps
   int32_t out_channel;          // -1: fills up a block, nothing is stored
@@ -295,6 +297,8 @@ struct KernelInfo {
   bool depthwise() const { return body == Body::kDepthwise || body == Body::kDwDirect; }
 };
 
+struct TensorOps;  // tensor_ops.h
+
 // All ukernels of one ISA.
 struct IsaTable {
   int lanes;
@@ -309,6 +313,7 @@ struct IsaTable {
   int dwdirect_stride_w;  // that it takes at most
   MaxPoolFn max_pool;
   PeakFn peak;
+  const TensorOps* ops;
 };
 
 }  // namespace pconv

@@ -1,8 +1,5 @@
 // Max pooling on every ISA: bit for bit the naive loop's results (zeros of either sign are equal), between pages
 // without access; NaN, infinities, windows without inputs; arguments that are refused.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "support.h"
@@ -50,28 +47,6 @@ std::vector<float> naive(const pconv_max_pool_args& a, const float* x) {
   }
   return y;
 }
-
-// Floats that end, or begin, at a page without access.
-class Guarded {
- public:
-  Guarded(size_t count, bool at_end) {
-    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), size = count * sizeof(float);
-    const size_t inner = (std::max<size_t>(size, 1) + page - 1) / page * page;
-    mapped_ = inner + 2 * page;
-    map_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    REQUIRE(map_ != MAP_FAILED && mprotect(map_ + page, inner, PROT_READ | PROT_WRITE) == 0, "mmap of %zu bytes", size);
-    data_ = reinterpret_cast<float*>(map_ + page + (at_end ? inner - size : 0));
-  }
-  ~Guarded() { munmap(map_, mapped_); }
-  Guarded(const Guarded&) = delete;
-  Guarded& operator=(const Guarded&) = delete;
-  float* data() const { return data_; }
-
- private:
-  char* map_;
-  float* data_;
-  size_t mapped_;
-};
 
 void fill(Rng& rng, float* x, size_t count, double specials) {
   const float values[] = {kNaN, kInf, -kInf, -0.0f, 0.0f, 0x1p-140f};

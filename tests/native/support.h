@@ -3,6 +3,9 @@
 #ifndef PCONV_TESTS_NATIVE_SUPPORT_H_
 #define PCONV_TESTS_NATIVE_SUPPORT_H_
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -52,6 +55,28 @@ class Rng {
 
  private:
   uint64_t state_;
+};
+
+// Floats that end, or begin, at a page without access.
+class Guarded {
+ public:
+  Guarded(size_t count, bool at_end) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), size = count * sizeof(float);
+    const size_t inner = (std::max<size_t>(size, 1) + page - 1) / page * page;
+    mapped_ = inner + 2 * page;
+    map_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(map_ != MAP_FAILED && mprotect(map_ + page, inner, PROT_READ | PROT_WRITE) == 0, "mmap of %zu bytes", size);
+    data_ = reinterpret_cast<float*>(map_ + page + (at_end ? inner - size : 0));
+  }
+  ~Guarded() { munmap(map_, mapped_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  char* map_;
+  float* data_;
+  size_t mapped_;
 };
 
 // A dense layer, as a user hands it over. weights: OIHW; bias: [out_channels] or empty.

@@ -45,6 +45,35 @@ struct Vec {
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
 
+  // Elementwise results (elementwise.inl) have the same bits on every ISA: these are rounded once, nothing else is.
+  static PCONV_INLINE Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
+  static PCONV_INLINE Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  static PCONV_INLINE Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
+  static PCONV_INLINE Reg fused(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }  // a * b + c
+  // x < lo ? lo : x, and x > hi ? hi : x.
+  static PCONV_INLINE Reg raise(Reg x, Reg lo) { return _mm256_max_ps(lo, x); }
+  static PCONV_INLINE Reg lower(Reg x, Reg hi) { return _mm256_min_ps(hi, x); }
+  using Mask = __m256;
+  static PCONV_INLINE Mask less(Reg a, Reg b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static PCONV_INLINE Reg select(Mask mask, Reg yes, Reg no) { return _mm256_blendv_ps(no, yes, mask); }
+  static PCONV_INLINE Reg magnitude(Reg x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static PCONV_INLINE Reg sign(Reg x) { return _mm256_and_ps(_mm256_set1_ps(-0.0f), x); }
+  static PCONV_INLINE Reg with_sign(Reg magnitude, Reg sign) { return _mm256_or_ps(magnitude, sign); }
+  // 2^n of n + kRoundingShift (elementwise.inl), for whole n from -126 to 127.
+  static PCONV_INLINE Reg power_of_two(Reg shifted) {
+    const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_castps_si256(_mm256_set1_ps(1.0f))));
+  }
+
+  static PCONV_INLINE float sum_lanes(Reg v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static PCONV_INLINE Reg gather(const float* p, const int32_t* indices) {
+    return _mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), sizeof(float));
+  }
+
   static constexpr bool kSumsFours = false;  // see scatter.inl
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __m256i;

@@ -48,6 +48,36 @@ struct Vec {
     return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
   }
 
+  // Elementwise results (elementwise.inl) have the same bits on every ISA: these are rounded once, nothing else is.
+  static PCONV_INLINE Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  static PCONV_INLINE Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static PCONV_INLINE Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  static PCONV_INLINE Reg fused(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+  // x < lo ? lo : x, and x > hi ? hi : x.
+  static PCONV_INLINE Reg raise(Reg x, Reg lo) { return _mm512_max_ps(lo, x); }
+  static PCONV_INLINE Reg lower(Reg x, Reg hi) { return _mm512_min_ps(hi, x); }
+  using Mask = __mmask16;
+  static PCONV_INLINE Mask less(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static PCONV_INLINE Reg select(Mask mask, Reg yes, Reg no) { return _mm512_mask_blend_ps(mask, no, yes); }
+  static PCONV_INLINE Reg magnitude(Reg x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
+  static PCONV_INLINE Reg sign(Reg x) { return _mm512_and_ps(_mm512_set1_ps(-0.0f), x); }
+  static PCONV_INLINE Reg with_sign(Reg magnitude, Reg sign) { return _mm512_or_ps(magnitude, sign); }
+  // 2^n of n + kRoundingShift (elementwise.inl), for whole n from -126 to 127.
+  static PCONV_INLINE Reg power_of_two(Reg shifted) {
+    const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_castps_si512(_mm512_set1_ps(1.0f))));
+  }
+
+  static PCONV_INLINE float sum_lanes(Reg v) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static PCONV_INLINE Reg gather(const float* p, const int32_t* indices) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(indices), p, sizeof(float));
+  }
+
   // Lanes [begin, end) of a vector; both may lie outside it.
   using Lanes = __mmask16;
   static PCONV_INLINE Lanes lanes(int begin, int end) {

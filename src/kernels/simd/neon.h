@@ -41,6 +41,33 @@ struct Vec {
   static PCONV_INLINE Reg clamp(Reg x, Reg lo, Reg hi) { return vminq_f32(at_least(x, lo), hi); }
   static PCONV_INLINE Reg maximum(Reg a, Reg b) { return vmaxq_f32(a, b); }  // NaN where either is
 
+  // Elementwise results (elementwise.inl) have the same bits on every ISA: these are rounded once, nothing else is.
+  static PCONV_INLINE Reg sub(Reg a, Reg b) { return vsubq_f32(a, b); }
+  static PCONV_INLINE Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
+  static PCONV_INLINE Reg div(Reg a, Reg b) { return vdivq_f32(a, b); }
+  static PCONV_INLINE Reg fused(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }  // a * b + c
+  // x < lo ? lo : x, and x > hi ? hi : x: FMAX would turn the zero of two around.
+  static PCONV_INLINE Reg raise(Reg x, Reg lo) { return vbslq_f32(vcltq_f32(x, lo), lo, x); }
+  static PCONV_INLINE Reg lower(Reg x, Reg hi) { return vbslq_f32(vcgtq_f32(x, hi), hi, x); }
+  using Mask = uint32x4_t;
+  static PCONV_INLINE Mask less(Reg a, Reg b) { return vcltq_f32(a, b); }
+  static PCONV_INLINE Reg select(Mask mask, Reg yes, Reg no) { return vbslq_f32(mask, yes, no); }
+  static PCONV_INLINE Reg magnitude(Reg x) { return vabsq_f32(x); }
+  static PCONV_INLINE Reg sign(Reg x) { return with_bits(vandq_u32(bits(x), bits(vdupq_n_f32(-0.0f)))); }
+  static PCONV_INLINE Reg with_sign(Reg magnitude, Reg sign) {
+    return with_bits(vorrq_u32(bits(magnitude), bits(sign)));
+  }
+  // 2^n of n + kRoundingShift (elementwise.inl), for whole n from -126 to 127.
+  static PCONV_INLINE Reg power_of_two(Reg shifted) {
+    return with_bits(vaddq_u32(vshlq_n_u32(bits(shifted), 23), bits(vdupq_n_f32(1.0f))));
+  }
+
+  static PCONV_INLINE float sum_lanes(Reg v) { return vaddvq_f32(v); }
+  static PCONV_INLINE Reg gather(const float* p, const int32_t* indices) {
+    const float four[kLanes] = {p[indices[0]], p[indices[1]], p[indices[2]], p[indices[3]]};
+    return vld1q_f32(four);
+  }
+
   // Lanes [begin, end) of a vector; both may lie outside it.
   struct Lanes {
     int begin, end;
@@ -126,6 +153,10 @@ struct Vec {
       return vfmaq_laneq_f32(sum, v, w[k / 4], k % 4);
     }
   };
+
+ private:
+  static PCONV_INLINE uint32x4_t bits(Reg x) { return vreinterpretq_u32_f32(x); }
+  static PCONV_INLINE Reg with_bits(uint32x4_t x) { return vreinterpretq_f32_u32(x); }
 };
 
 }  // namespace

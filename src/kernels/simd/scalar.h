@@ -39,6 +39,52 @@ struct Vec {
   // NaN where either is.
   static PCONV_INLINE Reg maximum(Reg a, Reg b) { return b > a || b != b ? b : a; }
 
+  // Elementwise results (elementwise.inl) have the same bits on every ISA: these are rounded once, nothing else is.
+  static PCONV_INLINE Reg sub(Reg a, Reg b) { return a - b; }
+  static PCONV_INLINE Reg mul(Reg a, Reg b) { return a * b; }
+  static PCONV_INLINE Reg div(Reg a, Reg b) { return a / b; }
+  // a * b + c. Without an instruction for it: the sum of the exact product in double, rounded to odd, so that rounding
+  // it again to float gives what one rounding would (Boldo and Melquiond, 2008).
+  static PCONV_INLINE Reg fused(Reg a, Reg b, Reg c) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    const double product = static_cast<double>(a) * static_cast<double>(b), added = static_cast<double>(c);
+    double sum = product + added;
+    const double kept = sum - product, lost = (product - (sum - kept)) + (added - kept);
+    if (lost < 0 || lost > 0) {  // neither where the sum is exact nor where it is no number
+      int64_t bits;
+      __builtin_memcpy(&bits, &sum, sizeof bits);
+      if (bits % 2 == 0) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+      __builtin_memcpy(&sum, &bits, sizeof bits);
+    }
+    return static_cast<float>(sum);
+#endif
+  }
+  // x < lo ? lo : x, and x > hi ? hi : x.
+  static PCONV_INLINE Reg raise(Reg x, Reg lo) { return x < lo ? lo : x; }
+  static PCONV_INLINE Reg lower(Reg x, Reg hi) { return x > hi ? hi : x; }
+  using Mask = bool;
+  static PCONV_INLINE Mask less(Reg a, Reg b) { return a < b; }
+  static PCONV_INLINE Reg select(Mask mask, Reg yes, Reg no) { return mask ? yes : no; }
+  static PCONV_INLINE Reg magnitude(Reg x) { return __builtin_fabsf(x); }
+  static PCONV_INLINE Reg sign(Reg x) { return __builtin_copysignf(0.0f, x); }
+  static PCONV_INLINE Reg with_sign(Reg magnitude, Reg sign) { return __builtin_copysignf(magnitude, sign); }
+  // 2^n of n + kRoundingShift (elementwise.inl), for whole n from -126 to 127.
+  static PCONV_INLINE Reg power_of_two(Reg shifted) {
+    const float one = 1.0f;
+    uint32_t bits, bits_of_one;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    __builtin_memcpy(&bits_of_one, &one, sizeof bits_of_one);
+    bits = (bits << 23) + bits_of_one;
+    float power;
+    __builtin_memcpy(&power, &bits, sizeof power);
+    return power;
+  }
+
+  static PCONV_INLINE float sum_lanes(Reg v) { return v; }
+  static PCONV_INLINE Reg gather(const float* p, const int32_t* index) { return p[*index]; }
+
   using Lanes = bool;
   static PCONV_INLINE Lanes lanes(int begin, int end) { return begin <= 0 && end > 0; }
   static PCONV_INLINE Reg clear_lane(Reg v, int lane) { return lane == 0 ? 0.0f : v; }

@@ -1,0 +1,103 @@
+// Files that are read into memory at once and written whole.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "model_file.h"
+#include "status.h"
+
+namespace pconv {
+namespace {
+
+pconv_status bad_file(const char* path, const char* what) {
+  return fail(PCONV_INVALID_ARGUMENT, "%s: %s: %s", path, what, std::strerror(errno));
+}
+
+class File {
+ public:
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  ~File() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int get() const { return descriptor_; }
+  // The last chance to hear of a failed write.
+  bool close() {
+    const int descriptor = descriptor_;
+    descriptor_ = -1;
+    return ::close(descriptor) == 0;
+  }
+
+ private:
+  int descriptor_;
+};
+
+bool read_all(int file, Bytes* bytes) {
+  size_t done = 0;
+  for (;;) {
+    if (done == bytes->size()) bytes->resize(done + (done > 0 ? 1 << 16 : 1));  // a file may grow meanwhile
+    const ssize_t n = ::read(file, bytes->data() + done, bytes->size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  bytes->resize(done);
+  return true;
+}
+
+bool write_all(int file, const Bytes& bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::write(file, bytes.data() + done, bytes.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+// A new name in the folder lasts through a crash of the machine once the folder is written, too.
+void sync_folder(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  const File file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (file.get() >= 0) ::fsync(file.get());
+}
+
+}  // namespace
+
+pconv_status read_file(const char* path, Bytes* bytes) {
+  const File file(::open(path, O_RDONLY | O_CLOEXEC));
+  struct stat info;
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return bad_file(path, "cannot be opened");
+  if (!S_ISREG(info.st_mode)) return fail(PCONV_INVALID_ARGUMENT, "%s: is no regular file", path);
+  bytes->resize(static_cast<size_t>(info.st_size) + 1);  // one more: the end is seen by the same call
+  return read_all(file.get(), bytes) ? PCONV_OK : bad_file(path, "cannot be read");
+}
+
+pconv_status write_file(const char* path, const Bytes& bytes) {
+  static std::atomic<unsigned> number{0};
+  const std::string part = std::string(path) + ".part-" + std::to_string(::getpid()) + "-" + std::to_string(++number);
+  ::unlink(part.c_str());  // of a process of the same number that was killed
+  File file(::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (file.get() < 0) return bad_file(path, "cannot be written");
+  struct stat old;
+  const bool replaces = ::stat(path, &old) == 0;
+  if (write_all(file.get(), bytes) && (!replaces || ::fchmod(file.get(), old.st_mode & 0777) == 0) &&
+      ::fsync(file.get()) == 0 && file.close() && ::rename(part.c_str(), path) == 0) {
+    sync_folder(path);
+    return PCONV_OK;
+  }
+  const pconv_status status = bad_file(path, "cannot be written");
+  ::unlink(part.c_str());
+  return status;
+}
+
+}  // namespace pconv

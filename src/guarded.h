@@ -1,0 +1,26 @@
+// What the entry points of the C API share: exceptions and null pointers become statuses.
+#ifndef PCONV_GUARDED_H_
+#define PCONV_GUARDED_H_
+
+#include <new>
+
+#include "status.h"
+
+namespace pconv {
+
+// Runs f() -> pconv_status; nothing below throws but allocation and size errors of containers.
+template <typename F>
+pconv_status guarded(F f) noexcept {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return fail(PCONV_OUT_OF_MEMORY, "memory: an allocation failed");
+  } catch (...) {
+    return fail(PCONV_OUT_OF_MEMORY, "memory: a container refused its size");
+  }
+}
+
+inline pconv_status null_argument(const char* name) { return fail(PCONV_INVALID_ARGUMENT, "%s: is null", name); }
+
+}  // namespace pconv
+#endif  // PCONV_GUARDED_H_
