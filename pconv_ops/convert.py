@@ -68,9 +68,9 @@ def convert(
     on the example comes through.
     """
     _check(model, backend, fallback)
-    arguments = _arguments(example_inputs)
+    arguments = call_arguments(example_inputs)
     replay = None if choices is None else Choices(choices)
-    original = _deep_copy(model).eval()
+    original = deep_copy(model).eval()
     names = {module: name for name, module in original.named_modules() if isinstance(module, _ConvNd)}
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
         if arguments is None:
@@ -86,15 +86,21 @@ def _check(model: Any, backend: Any, fallback: Any) -> None:
         raise ValueError("model: has a submodule, parameter or buffer named 'report', the name of the ConvertReport")
     if isinstance(own, property) and own.fset is None:
         raise ValueError("model: has a read-only property named 'report', the name of the ConvertReport")
-    if not isinstance(backend, str):
-        raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
-    if backend != "cpu":
-        raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is 'cpu'")
+    check_backend(backend)
     if fallback not in FALLBACKS:
         raise ValueError(f"fallback: got {fallback!r}, allowed: {', '.join(FALLBACKS)}")
 
 
-def _arguments(example_inputs: Any) -> Arguments | None:
+def check_backend(backend: Any) -> None:
+    """TypeError: no name. BackendUnavailable: a backend that this build lacks."""
+    if not isinstance(backend, str):
+        raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
+    if backend != "cpu":
+        raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is 'cpu'")
+
+
+def call_arguments(example_inputs: Any) -> Arguments | None:
+    """(positional, keyword) arguments of a call of the model; None without an example."""
     if example_inputs is None:
         return None
     if isinstance(example_inputs, torch.Tensor):
@@ -109,7 +115,7 @@ def _arguments(example_inputs: Any) -> Arguments | None:
     )
 
 
-def _deep_copy(model: nn.Module) -> nn.Module:
+def deep_copy(model: nn.Module) -> nn.Module:
     """copy.deepcopy, also of modules that hold a computed weight, as torch.nn.utils.prune and weight_norm leave it:
     torch refuses to copy those, and their hooks compute it again."""
     held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]

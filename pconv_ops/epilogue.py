@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .folding import norm_scale_shift, scaled
 from .modules import PatternConv2d, ResidualConv2d
 from .packing import pack
 
@@ -100,17 +101,14 @@ def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[torch.Tensor, torch
     held = [norm.running_mean, norm.running_var, *norm.parameters()]
     if any(tensor.dtype is not torch.float32 or tensor.device.type != "cpu" for tensor in held):
         return None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    if bias is not None:
-        shift = shift + bias.double() * scale
-    weight = (weight.double() * scale.reshape(-1, 1, 1, 1)).float()
-    bias = shift.float()
-    return (weight, bias) if bool(weight.isfinite().all()) and bool(bias.isfinite().all()) else None
+    statistics = norm.running_mean.numpy(), norm.running_var.numpy()
+    scale, shift = norm_scale_shift(*statistics, norm.eps, _numpy(norm.weight), _numpy(norm.bias))
+    arrays = scaled(weight.numpy(), _numpy(bias), scale, shift)
+    return None if arrays is None else (torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]))
+
+
+def _numpy(tensor: torch.Tensor | None) -> Any:
+    return None if tensor is None else tensor.detach().numpy()
 
 
 def packed_layer(group: Group) -> PatternConv2d:
