@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
         " pconv_ops from another folder where it is installed",
         name=__name__,
     ) from None
+from .compiled import CompiledModel
 from .info import cpu_info, show_config
 from .ops import conv2d
 from .packing import pack
@@ -35,6 +36,7 @@ from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from .admm import ADMMPruner
+    from .compiling import compile
     from .convert import convert
     from .modules import PatternConv2d
     from .prune import prune_
@@ -45,10 +47,12 @@ __all__ = [
     "SCP4",
     "ADMMPruner",
     "BackendUnavailable",
+    "CompiledModel",
     "PConvFormatError",
     "PackedConv",
     "PatternConv2d",
     "PatternSet",
+    "compile",
     "conv2d",
     "convert",
     "cpu_info",
@@ -59,7 +63,13 @@ __all__ = [
     "show_config",
 ]
 
-_NEED_TORCH = {"ADMMPruner": "admm", "PatternConv2d": "modules", "convert": "convert", "prune_": "prune"}
+_NEED_TORCH = {
+    "ADMMPruner": "admm",
+    "PatternConv2d": "modules",
+    "compile": "compiling",
+    "convert": "convert",
+    "prune_": "prune",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Types of the Cython binding. Addresses are plain integers; the caller keeps their owners alive and checks shapes."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,86 @@ def patterns() -> list[tuple[str, int]]:
 
 def measure_peak(isa: str | None = None, n_threads: int = 1, rounds: int = 5) -> float:
     """FMA peak in GFLOP/s."""
+
+# ---- networks (_network.pxi) ----------------------------------------------------------------------------------------
+
+NodeChoice = tuple[int, str, str, tuple[int, int, int]]  # node, isa, ukernel, (n, h, w) of its input
+TensorPlace = tuple[str, int, int, tuple[int, ...], int]  # base, index, offset, shape, step
+
+def operators() -> list[dict[str, Any]]:
+    """Rows of src/graph/ops.def: name; ints, floats, data: lists of names, as there."""
+
+class ModelBuilder:
+    """Builds a NativeModel: inputs, nodes in an order in which they can run, outputs. ValueError: what is added breaks
+    a rule of docs/OPERATORS.md or FORMAT.md."""
+
+    def add_input(self, name: str, dims: Sequence[int], free_dims: int = 0) -> int:
+        """A value's number. free_dims: bit i allows another dims[i]."""
+    def add_node(
+        self,
+        op: str,
+        name: str,
+        inputs: Sequence[int],
+        ints: Sequence[int],
+        floats: Sequence[float],
+        data: Mapping[str, npt.NDArray[np.float32] | PackedConv],
+        fp16: bool = False,
+    ) -> int:
+        """A value's number. fp16: weights are rounded to fp16 and stored so."""
+    def add_output(self, name: str, value: int) -> None: ...
+    def finish(self, single: bool) -> NativeModel: ...
+
+class NativeModel:
+    """A network in the core: immutable, shared by sessions."""
+
+    @staticmethod
+    def from_bytes(data: Any) -> NativeModel:
+        """Reads the bytes of a model file. PConvFormatError: they break docs/FORMAT.md."""
+    @staticmethod
+    def load(path: bytes) -> NativeModel: ...
+    def to_bytes(self, choices: Sequence[NodeChoice] = ()) -> bytes: ...
+    def save(self, path: bytes, choices: Sequence[NodeChoice] = ()) -> None:
+        """Whenever this is stopped, the file is the old one or the new one."""
+    @property
+    def info(self) -> dict[str, int]:
+        """n_inputs, n_nodes, n_outputs, n_choices, single_output; layer_bytes, index_bytes (of them), tensor_bytes: in
+        a file; dense_bytes: all of it dense in fp32."""
+    def inputs(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """(name, shape, free_dims)."""
+    def outputs(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """(name, shape, value)."""
+    def choices(self) -> list[NodeChoice]: ...
+    def nodes(self) -> list[dict[str, Any]]:
+        """Rows: name, op, inputs, output (values), shape, ints, floats, data (rows of data())."""
+    def data(self, node: int, index: int) -> dict[str, Any]:
+        """name, bytes in a file, is_fp16, shared_with; of a tensor count; of a layer conv, block, n_patterns,
+        n_kernels, n_weights, has_bias."""
+    def layer(self, node: int) -> PackedConv:
+        """A copy of the layer of a `conv` node."""
+    def values(self, node: int, index: int) -> npt.NDArray[np.float32]: ...
+    def plan(
+        self,
+        shapes: Sequence[Sequence[int]] | None = None,
+        isa: str | None = None,
+        choices: Sequence[NodeChoice] = (),
+    ) -> NativeSession:
+        """For inputs of these shapes (None: those in the file). Releases the GIL."""
+
+class NativeSession:
+    """A model planned for input shapes; runs one call at a time."""
+
+    output_shapes: list[tuple[int, ...]]
+    def run(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        n_threads: int = 0,
+        step_seconds: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """From contiguous fp32 tensors at addresses `inputs` to those at `outputs`. Releases the GIL."""
+    @property
+    def info(self) -> dict[str, Any]:
+        """n_steps, arena_bytes, live_bytes, weight_bytes, scratch_bytes_per_thread, isa."""
+    def steps(self) -> list[dict[str, Any]]:
+        """Rows in the order in which they run: node, name, op, ukernel (None: no convolution), macs, inputs and output
+        (TensorPlace)."""

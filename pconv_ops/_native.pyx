@@ -378,5 +378,6 @@ def get_num_threads():
 
 
 include "_tables.pxi"
+include "_network.pxi"
 
 isas()  # builds the core's tables now: a fork during their first use would leave a child with a lock held

@@ -22,6 +22,7 @@ from . import _native
 from ._native import BackendUnavailable
 from .cases import BenchOptions, ConvCase, LayerSpec, convs, net_cases, pack_conv, single_case
 from .checking import TOLERANCE, deviation
+from .compiling import compile as compile_net
 from .convert import convert
 from .info import cpu_info
 from .modules import PatternConv2d
@@ -95,20 +96,18 @@ def check_result(name: str, got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def time_against_dense(
-    name: str, ours: Callable[[], torch.Tensor] | None, dense: nn.Module, x: torch.Tensor, rounds: int
-) -> tuple[float, float, str]:
-    """(ms, dense_ms, dense_layout) of `ours()` and of `dense(x)` in its faster layout; the results are compared.
-    ours = None: nothing was converted, torch's time stands on both sides."""
+    ours: Mapping[str, Callable[[], torch.Tensor]], dense: nn.Module, x: torch.Tensor, rounds: int
+) -> tuple[dict[str, float], float, str]:
+    """(ms of each of `ours` by name, dense_ms, dense_layout) of them and of `dense(x)` in its faster layout, all
+    interleaved; the results are compared."""
     x_last = x.contiguous(memory_format=torch.channels_last)
     dense_last = copy.deepcopy(dense).to(memory_format=torch.channels_last)
-    variants: dict[str, Callable[[], object]] = {"nchw": lambda: dense(x), "channels_last": lambda: dense_last(x_last)}
-    if ours is not None:
-        variants["ours"] = ours
-    ms = interleave(variants, rounds)
-    layout = min(("nchw", "channels_last"), key=lambda key: ms[key])
-    if ours is not None:
-        check_result(name, ours(), dense(x))
-    return ms.get("ours", ms[layout]), ms[layout], layout
+    layouts: dict[str, Callable[[], object]] = {"nchw": lambda: dense(x), "channels_last": lambda: dense_last(x_last)}
+    ms = interleave(layouts | dict(ours), rounds)
+    layout = min(layouts, key=lambda key: ms[key])
+    for name, run in ours.items():
+        check_result(name, run(), dense(x))
+    return {name: ms[name] for name in ours}, ms[layout], layout
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -135,7 +134,8 @@ def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int, fo
 
     # The machine's speed drifts within seconds: the peak that counts is measured right before and after the layer.
     peak = _native.measure_peak(isa, threads, PEAK_ROUNDS)
-    ms, dense_ms, layout = time_against_dense(case.name, ours, conv, x, options.rounds)
+    times, dense_ms, layout = time_against_dense({} if ours is None else {case.name: ours}, conv, x, options.rounds)
+    ms = times.get(case.name, dense_ms)  # a layer that stays with torch: the same on both sides
     peak = max(peak, _native.measure_peak(isa, threads, PEAK_ROUNDS))
     positions = n * math.prod(conv(x).shape[-2:])
     row: Row = dict.fromkeys(ROW_KEYS)
@@ -149,9 +149,11 @@ def bench_case(case: ConvCase, options: BenchOptions, isa: str, threads: int, fo
 
 
 def net_rows(model: nn.Module, x: torch.Tensor, layers: Sequence[Row], options: BenchOptions) -> list[Row]:
-    """The two rows of a net: the sum of its layer rows, and the converted net against the pruned dense one."""
-    fast = convert(model, x)
-    ms, dense_ms, layout = time_against_dense("whole_net", lambda: fast(x), model, x, options.rounds)
+    """The three rows of a net: the sum of its layer rows, and the converted and the compiled net against the pruned
+    dense one."""
+    fast, compiled = convert(model, x), compile_net(model, x)
+    variants = {"whole_net": lambda: fast(x), "compiled_net": lambda: compiled(x)}
+    ms, dense_ms, layout = time_against_dense(variants, model, x, options.rounds)
     layouts = {row["dense_layout"] for row in layers}
     scopes = {
         "conv_sum": (
@@ -159,8 +161,7 @@ def net_rows(model: nn.Module, x: torch.Tensor, layers: Sequence[Row], options: 
             sum(row["dense_ms"] for row in layers),
             layouts.pop() if len(layouts) == 1 else "mixed",
         ),
-        "whole_net": (ms, dense_ms, layout),
-    }
+    } | {name: (own, dense_ms, layout) for name, own in ms.items()}
     weights = [conv.weight for _, conv in convs(model)]
     density = sum(int(torch.count_nonzero(w)) for w in weights) / sum(w.numel() for w in weights)
     work = sum(row["useful_gflops"] * row["ms"] for row in layers)
@@ -195,7 +196,7 @@ def peak_of(rows: Iterable[Row]) -> float:
 
 
 def bench_net(net: str, options: BenchOptions, track: Track = no_track) -> list[Row]:
-    """A row per convolution of the zoo net's benchmarked part, then the conv_sum and whole_net rows."""
+    """A row per convolution of the zoo net's benchmarked part, then the conv_sum, whole_net and compiled_net rows."""
     model, x, cases = net_cases(net, options)
     with runtime(options) as (isa, threads):
         rows = [bench_case(case, options, isa, threads) for case in track(cases, net)]

@@ -1,4 +1,4 @@
-"""The pconv command: demo, bench, inspect, info, prune. Parses arguments, calls the library, prints.
+"""The pconv command: demo, bench, compile, inspect, info, prune. Parses arguments, calls the library, prints.
 
 Exit status: 0 done, 2 wrong usage or input (one line on stderr), 1 a fault of ours (with a traceback). Heavy imports
 wait until a command needs them.
@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 from ._native import version
 from .cli_bench import add_bench
 from .cli_common import NETS, UsageError, add_pruning, check_file, positive_int, thread_count, track
+from .cli_compile import add_compile
 from .patterns import named_patterns
 
-PACKED_MAGIC = b"PCONVPK\n"
+PACKED_MAGIC, MODEL_MAGIC = b"PCONVPK\n", b"PCONVNN\n"
 EXTRAS = {"torch": "torch", "matplotlib": "bench", "PIL": "bench", "tqdm": "bench"}
 
 
@@ -52,6 +53,7 @@ def build_parser() -> Parser:
     demo.set_defaults(run=run_demo)
 
     add_bench(commands)
+    add_compile(commands)
 
     inspect = commands.add_parser("inspect", help="patterns, connections, runs and bytes of each layer")
     inspect.add_argument(
@@ -92,6 +94,9 @@ def run_inspect(args: argparse.Namespace) -> None:
     """pconv inspect"""
     from .report import InspectReport, inspect_packed, pattern_text
 
+    path = Path(args.target)
+    if path.is_file() and begins_with(path, MODEL_MAGIC):
+        return inspect_network(path, args)
     layers = [inspect_packed(name, packed, args.map) for name, packed in packed_layers(args)]
     if not layers:
         raise UsageError(f"{args.target}: holds no convolution")
@@ -107,7 +112,7 @@ def packed_layers(args: argparse.Namespace) -> list[tuple[str, Any]]:
     """(name, PackedConv) of every convolution of the target: packed bytes, a state dict, or a zoo net pruned here."""
     path = Path(args.target)
     if path.is_file():
-        if is_packed(path):
+        if begins_with(path, PACKED_MAGIC):
             from ._native import PackedConv
 
             return [(path.name, PackedConv.from_bytes(path.read_bytes()))]
@@ -126,10 +131,21 @@ def packed_layers(args: argparse.Namespace) -> list[tuple[str, Any]]:
     return [(name, pack_conv(conv)) for name, conv in track(convs(model), "packing")]
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file holds packed bytes."""
+def inspect_network(path: Path, args: argparse.Namespace) -> None:
+    """pconv inspect, of a model file."""
+    from .compiled import CompiledModel
+    from .network_report import network_report
+
+    if args.map is not None:
+        raise UsageError("--map: is for single layers; a model file has its own shapes")
+    report = network_report(CompiledModel.load(path).native, path.stat().st_size)
+    print(json.dumps(report.to_json(), indent=1) if args.json else report.text())
+
+
+def begins_with(path: Path, magic: bytes) -> bool:
+    """Whether a file is of the kind that begins so."""
     with open(path, "rb") as file:
-        return file.read(len(PACKED_MAGIC)) == PACKED_MAGIC
+        return file.read(len(magic)) == magic
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -176,7 +192,7 @@ def run_prune(args: argparse.Namespace) -> None:
     source = Path(args.checkpoint)
     if source.is_dir():
         raise UsageError(f"{source}: is a folder, expected a state dict that torch.save wrote")
-    if is_packed(source):
+    if begins_with(source, PACKED_MAGIC):
         raise UsageError(f"{source}: holds packed weights, which are pruned already (see them with pconv inspect)")
     output = Path(args.output) if args.output else source.with_name(f"{source.stem}.pruned{source.suffix}")
     check_file("--output", output)

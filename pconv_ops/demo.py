@@ -166,11 +166,13 @@ def run(image: str | None, threads: int | None, out: Path, track: Track) -> Demo
         deviations = compare(dense_outputs, outputs(fast, names, x))
         images_differ = image_difference(model, x, dense_outputs["logits"])
         rows = [bench_case(case, options, isa, n_threads) for case in track(conv_cases(model, x), "timing layers")]
-        ms, dense_ms, _ = time_against_dense("whole net", lambda: fast(x), model, x, options.rounds)
+        times, dense_ms, _ = time_against_dense({"whole net": lambda: fast(x)}, model, x, options.rounds)
     finish_rows(rows, NET, options, isa, n_threads)
     picture = out / "demo.png"
     draw(picture, rows, pruned, peak_of(rows), n_threads, isa)
-    return DemoResult(str(path), pruned, fast.report, rows, deviations, images_differ, (ms, dense_ms), picture)
+    return DemoResult(
+        str(path), pruned, fast.report, rows, deviations, images_differ, (times["whole net"], dense_ms), picture
+    )
 
 
 def draw(path: Path, rows: list[Row], pruned: PruneReport, peak: float, threads: int, isa: str) -> None:

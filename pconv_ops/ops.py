@@ -6,13 +6,13 @@ itself: the inner loops are the core's.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._native import PackedConv
+from .memory import aligned_empty
 from .packing import is_tensor, output_size, parse_activation, report_copy
 from .threads import get_num_threads
 
@@ -108,22 +108,11 @@ def _is_dense(images: npt.NDArray[Any], channels_last: bool) -> bool:
     return bool(ordered.flags.c_contiguous and ordered.flags.aligned)
 
 
-_ALIGNMENT = 64  # bytes: numpy aligns to 16, and then every wide store crosses a cache line (docs/PERFORMANCE.md)
-
-
-def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """An uninitialised contiguous array that starts at a cache line."""
-    n_bytes = 4 * math.prod(shape)
-    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + n_bytes].view(np.float32).reshape(shape)
-
-
 def _empty(shape: tuple[int, ...], channels_last: bool) -> npt.NDArray[np.float32]:
     if not channels_last:
-        return _aligned(shape)
+        return aligned_empty(shape)
     n, channels, h, w = shape
-    return _aligned((n, h, w, channels)).transpose(0, 3, 1, 2)
+    return aligned_empty((n, h, w, channels)).transpose(0, 3, 1, 2)
 
 
 def _readable(name: str, images: npt.NDArray[np.float32], channels_last: bool) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ The Agg canvas is used directly, so no window system is needed and the caller's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,13 +203,38 @@ def draw_times(axes: Any, layers: Sequence[LayerTimes]) -> None:
 
 def save_conversion_picture(path: str | Path, title: str, layers: Sequence[LayerTimes]) -> None:
     """Writes a PNG: the time of each layer of a converted model, packed beside dense."""
+    _save_rows(path, title, len(layers), lambda axes: draw_times(axes, layers))
+
+
+def draw_steps(axes: Any, steps: Sequence[tuple[str, str, float]]) -> None:
+    """Lying bars of milliseconds for (name, operator, ms) of each step, the first on top; a colour an operator."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
+
+    ops = list(dict.fromkeys(op for _, op, _ in steps))
+    colours = {op: colormaps["tab10"](i % 10) for i, op in enumerate(ops)}
+    for place, (_, op, ms) in enumerate(steps):
+        axes.barh(place, ms, 0.8, color=colours[op])
+    axes.set_yticks(range(len(steps)), [name for name, _, _ in steps], fontsize=8)
+    axes.set_ylim(max(len(steps), 1) - 0.5, -0.5)
+    axes.set_xlabel("ms")
+    axes.legend(handles=[Patch(color=colours[op], label=op) for op in ops], frameon=False, fontsize=9)
+
+
+def save_profile_picture(path: str | Path, title: str, steps: Sequence[tuple[str, str, float]]) -> None:
+    """Writes a PNG: the time of each step of a compiled network."""
+    _save_rows(path, title, len(steps), lambda axes: draw_steps(axes, steps))
+
+
+def _save_rows(path: str | Path, title: str, rows: int, draw: Callable[[Any], None]) -> None:
+    """Writes a PNG of one picture with a row for each of `rows` things."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2 + 0.35 * max(len(layers), 4)), layout="constrained")
+    figure = Figure(figsize=(10, 2 + 0.35 * max(rows, 4)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    draw_times(axes, layers)
+    draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12, ha="left", x=0.01)
     figure.savefig(path, dpi=110, format="png")
