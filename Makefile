@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help demo test soak bench bench-check bench-sweep fashion-mnist lint aarch64 aarch64-count clean \
-        build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
+        fuzz wheel wheel-aarch64 build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
@@ -13,6 +13,8 @@ PCONV_REQUIRE_AARCH64 ?= 0
 PCONV_REQUIRE_DATASET ?= 0
 # Shape of make aarch64-count: IC,OC,H,W.
 LAYER ?= 64,64,56,56
+# How long make fuzz looks for bytes that crash the reader of model files.
+FUZZ_SECONDS ?= 600
 # Runs whose medians make bench-check compares; five take more than an hour.
 RUNS ?= 5
 
@@ -20,7 +22,7 @@ PY := .venv/bin/python
 ARCH := $(shell uname -m)
 CORE := build/$(ARCH)-core
 QEMU := qemu-aarch64 -cpu cortex-a76 -L /usr/aarch64-linux-gnu
-CXX_FILES = $(shell find include src apps tests/native bench -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.c')
+CXX_FILES = $(shell find include src apps tests/native tests/fuzz examples/cpp bench -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.c')
 CORE_FILES := CMakeLists.txt $(shell find cmake include src -type f)
 BINDING_FILES := setup.py pyproject.toml $(wildcard pconv_ops/*.pyx pconv_ops/*.pxd pconv_ops/*.pxi) $(shell find cl -type f)
 export PYTHON CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
@@ -29,6 +31,7 @@ help:
 	@echo "make demo           prune VGG-16, run a photograph through it, show outputs and times"
 	@echo "make test           all tests with reduced counts (at most 20 minutes)"
 	@echo "make soak           all tests with the long counts"
+	@echo "make fuzz           libFuzzer on the reader of model files, FUZZ_SECONDS=600"
 	@echo "make lint           formatters and type checker"
 	@echo "make bench          pytest-benchmark suites of bench/"
 	@echo "make bench-check    the speed lines that a release must meet"
@@ -36,6 +39,8 @@ help:
 	@echo "make fashion-mnist  accuracy against compression on Fashion-MNIST, into runs/fashion_mnist (hours)"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
+	@echo "make wheel          dist/: a wheel, installed and tried in an environment of its own"
+	@echo "make wheel-aarch64  the same for aarch64 (Python 3.11): cross-compiled, tried under qemu"
 	@echo "make clean          remove everything that was built or drawn (out/), .venv and runs/ apart"
 
 # ---- setting up ------------------------------------------------------------------------------------------------------
@@ -98,6 +103,7 @@ soak:
 	$(MAKE) test-native test-sanitized test-aarch64
 	$(MAKE) soak-native
 	$(MAKE) soak-aarch64
+	$(MAKE) fuzz wheel wheel-aarch64
 	$(MAKE) build
 	$(PY) -m pytest --soak
 
@@ -108,6 +114,18 @@ soak-aarch64: build/stamps/venv
 	@set -e; if scripts/setup_system.sh aarch64; then $(MAKE) aarch64; \
 	  for test in build/aarch64/tests/native/pconv_*_test; do echo "$$test --soak"; $(QEMU) $$test --soak; done; \
 	elif [ "$(PCONV_REQUIRE_AARCH64)" = 1 ]; then exit 1; else echo "SKIPPED: long counts under qemu"; fi
+
+# Begins with tests/fuzz/corpus, what earlier runs found, and leaves what is new in build/fuzz/found.
+fuzz: build/stamps/venv
+	scripts/setup_system.sh fuzz
+	cmake -S . -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="-O1 -g" \
+	  -DPCONV_SANITIZE=address,undefined -DPCONV_ONLY_ISAS=scalar -DPCONV_BUILD_FUZZERS=ON \
+	  -DPCONV_BUILD_TESTS=OFF -DPCONV_BUILD_APPS=OFF
+	cmake --build build/fuzz --target pconv_fuzz_model
+	mkdir -p build/fuzz/found
+	ASAN_OPTIONS=allocator_may_return_null=1 build/fuzz/tests/fuzz/pconv_fuzz_model -max_total_time=$(FUZZ_SECONDS) \
+	  -timeout=5 -rss_limit_mb=4096 -malloc_limit_mb=2048 -max_len=8192 -print_final_stats=1 \
+	  -artifact_prefix=build/fuzz/ build/fuzz/found tests/fuzz/corpus
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
@@ -135,6 +153,33 @@ aarch64-count: build/stamps/venv
 fashion-mnist: build
 	scripts/setup_system.sh dataset
 	$(PY) -m examples.fashion_mnist
+
+# ---- wheels ----------------------------------------------------------------------------------------------------------
+
+wheel: build/stamps/venv
+	rm -rf build/wheel dist/pconv_ops-*-linux_$(ARCH).whl
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet dist/pconv_ops-*-linux_$(ARCH).whl
+	cd build/wheel && bin/python $(CURDIR)/tests/check_wheel.py
+
+# Debian's aarch64 Python is 3.11: so must be the one that says how extensions are named.
+AARCH64_PYTHON := build/aarch64-python
+AARCH64_RUN := PYTHONPATH=$(CURDIR)/$(AARCH64_PYTHON)/site qemu-aarch64 -cpu cortex-a76 \
+  -L $(CURDIR)/$(AARCH64_PYTHON)/root $(CURDIR)/$(AARCH64_PYTHON)/root/usr/bin/python3.11
+wheel-aarch64: build/stamps/venv
+	scripts/setup_system.sh aarch64
+	$(PY) -c 'import sys; assert sys.version_info[:2] == (3, 11), "wheel-aarch64 needs Python 3.11"'
+	PYTHON=$(PY) scripts/aarch64_python.sh $(AARCH64_PYTHON)
+	rm -rf build/lib.linux-aarch64* dist/pconv_ops-*-linux_aarch64.whl $(AARCH64_PYTHON)/site/pconv_ops*
+	PCONV_CORE_BUILD=build/aarch64 PCONV_TOOLCHAIN=cmake/toolchains/aarch64-linux-gnu.cmake \
+	  CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ LDSHARED="aarch64-linux-gnu-g++ -shared" \
+	  LDCXXSHARED="aarch64-linux-gnu-g++ -shared" _PYTHON_HOST_PLATFORM=linux-aarch64 \
+	  SETUPTOOLS_EXT_SUFFIX=.cpython-311-aarch64-linux-gnu.so \
+	  CFLAGS="-I$(CURDIR)/$(AARCH64_PYTHON)/root/usr/include/python3.11 -I$(CURDIR)/$(AARCH64_PYTHON)/root/usr/include" \
+	  $(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PY) -m zipfile -e dist/pconv_ops-*-linux_aarch64.whl $(AARCH64_PYTHON)/site
+	cd build && $(AARCH64_RUN) $(CURDIR)/tests/check_wheel.py
 
 # ---- style -----------------------------------------------------------------------------------------------------------
 

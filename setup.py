@@ -13,8 +13,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# Shared with the Makefile, so that the native tests and the wheel compile the ukernels once.
-CORE_BUILD = Path("build") / f"{platform.machine()}-core"
+# Shared with the Makefile, so that the native tests and the wheel compile the ukernels once. For another machine
+# (make wheel-aarch64) the environment names a build of its own and CMake's toolchain file.
+CORE_BUILD = Path(os.environ.get("PCONV_CORE_BUILD") or Path("build") / f"{platform.machine()}-core")
+TOOLCHAIN = os.environ.get("PCONV_TOOLCHAIN")
 CORE_LIBRARY = CORE_BUILD / "libpconv.a"
 
 
@@ -31,6 +33,7 @@ def build_core() -> None:
     configure = [cmake, "-S", ".", "-B", str(CORE_BUILD)]
     if not (ROOT / CORE_BUILD / "CMakeCache.txt").exists():
         configure += ["-DPCONV_BUILD_TESTS=OFF", "-DPCONV_BUILD_APPS=OFF"]
+        configure += ["--toolchain", TOOLCHAIN] if TOOLCHAIN else []
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     subprocess.run(configure, cwd=ROOT, check=True)
     build = [cmake, "--build", str(CORE_BUILD), "--target", "pconv_static", "--parallel", jobs]

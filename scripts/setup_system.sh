@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup_system.sh base|aarch64|lint|dataset: make sure that the system packages of this group are there.
+# setup_system.sh base|aarch64|lint|fuzz|dataset: make sure that the system packages of this group are there.
 # What is missing is installed through apt-get when that is possible (Debian or Ubuntu, as root); else the script says
 # what to install and fails.
 set -euo pipefail
@@ -28,9 +28,15 @@ find_missing() {
       need qemu-user command -v qemu-aarch64
       ;;
     lint) need clang-format command -v clang-format ;;
+    fuzz)
+      need clang command -v clang++
+      # Debian's package of clang's runtime carries the version of clang.
+      version=$({ clang++ -dumpversion 2>/dev/null || echo 14; } | cut -d. -f1)
+      need "libclang-rt-$version-dev" sh -c 'test -f "$(clang++ -print-file-name=libclang_rt.fuzzer-$(uname -m).a)"'
+      ;;
     dataset) need dataset-fashion-mnist test -f /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ;;
     *)
-      echo "usage: setup_system.sh base|aarch64|lint|dataset" >&2
+      echo "usage: setup_system.sh base|aarch64|lint|fuzz|dataset" >&2
       exit 2
       ;;
   esac
