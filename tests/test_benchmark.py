@@ -63,7 +63,7 @@ def test_net_rows(quick):
 
     rows = benchmark.bench_net("vgg16_cifar", BenchOptions(threads=1, rounds=1), track)
     assert json.loads(json.dumps(rows)) == rows
-    layers, (conv_sum, whole_net) = rows[:-2], rows[-2:]
+    layers, (conv_sum, *nets) = rows[:-3], rows[-3:]
     assert seen == [(13, "vgg16_cifar")]
     assert [row["layer"] for row in layers][:3] == ["features.0", "features.2", "features.5"]
     for row in layers:
@@ -74,17 +74,17 @@ def test_net_rows(quick):
     assert {row["kind"] for row in pruned} == {"conv3x3"}
     assert all(row["density"] == pytest.approx(4 / 9 / 3.1, rel=1e-3) for row in pruned)
     assert [(row["h"], row["w"]) for row in layers] == [(s, s) for s in (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)]
-    for row in (conv_sum, whole_net):
+    for row in (conv_sum, *nets):
         assert tuple(row) == benchmark.ROW_KEYS and row["layer"] is None and row["net"] == "vgg16_cifar"
         assert row["density"] == pytest.approx(1 / 6.97, rel=0.01)
-    assert (conv_sum["scope"], whole_net["scope"]) == ("conv_sum", "whole_net")
+    assert [row["scope"] for row in (conv_sum, *nets)] == ["conv_sum", "whole_net", "compiled_net"]
     for key in ("ms", "dense_ms"):
         assert conv_sum[key] == pytest.approx(sum(row[key] for row in layers))
     work = sum(row["useful_gflops"] * row["ms"] for row in layers)
     assert conv_sum["useful_gflops"] * conv_sum["ms"] == pytest.approx(work)
-    assert whole_net["useful_gflops"] * whole_net["ms"] == pytest.approx(work)
+    assert all(row["useful_gflops"] * row["ms"] == pytest.approx(work) for row in nets)
     text = benchmark.rows_text(rows)
-    assert "features.28" in text and "whole_net: " in text and "FMA peak" in text
+    assert "features.28" in text and "whole_net: " in text and "compiled_net: " in text and "FMA peak" in text
 
 
 def test_layer_row(quick):
@@ -113,14 +113,14 @@ def test_rows_of_nets_with_normalisation(quick, name):
     options = BenchOptions(connectivity_1x1=3.1, block=4, threads=1, rounds=1)
     rows = benchmark.bench_net(name, options)
     assert json.loads(json.dumps(rows)) == rows
-    layers, (conv_sum, whole_net) = rows[:-2], rows[-2:]
+    layers, (conv_sum, *nets) = rows[:-3], rows[-3:]
     assert len(layers) == {"resnet18_cifar": 20, "mobilenet_v2_cifar": 52}[name]
     assert len({row["layer"] for row in layers}) == len(layers)
     for row in layers:
         check_row(row, -(-row["h"] // row["stride"]), -(-row["w"] // row["stride"]), 4 if row["kernel"] == 1 else 1)
     assert layers[0]["kind"] == "dense" and not any(row["kind"] == "dense" for row in layers[1:])
-    assert (conv_sum["scope"], whole_net["scope"]) == ("conv_sum", "whole_net")
-    assert conv_sum["block"] == whole_net["block"] == 4 and whole_net["ms"] > 0
+    assert [row["scope"] for row in (conv_sum, *nets)] == ["conv_sum", "whole_net", "compiled_net"]
+    assert all(row["block"] == 4 and row["ms"] > 0 for row in (conv_sum, *nets))
 
 
 GEOMETRIES = {

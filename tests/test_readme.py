@@ -9,15 +9,19 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
-def test_readme_examples_run():
+def test_readme_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
-    convert, train, arrays = (compile(block, "README.md", "exec") for block in blocks)
+    assert len(blocks) == 4 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
+    convert, whole, train, arrays = (compile(block, "README.md", "exec") for block in blocks)
     space: dict = {}
     exec(convert, space)
     assert space["fast"].report.layers[0].chosen == "pconv"
     kept = int(space["model"][0].weight.count_nonzero())
     assert 64 * 128 * 9 / kept == pytest.approx(6.97, abs=0.005)
+    exec(whole, space)
+    torch.testing.assert_close(space["y"], space["model"](space["x"]), rtol=1e-4, atol=1e-4)
+    assert "by operator: conv" in str(space["net"].profile()) and (tmp_path / "m.pconv").stat().st_size > 40000
     trained = space | training_set()
     exec(train, trained)
     assert trained["pruner"].finalized and trained["pruner"].steps == 3

@@ -40,7 +40,7 @@ LAYERS = {
     "alone": [("layer", "conv1x1", 1, 1, 1, 1, 64, 256, 56)],
 }
 RESNET_LINES = 4  # distinct shapes above that have a bar
-LINES = {"speed": 8, "nets": 4, "kinds": RESNET_LINES + 5, "calls": 1, "auto": len(NETS), "neon": 8 + 4}
+LINES = {"speed": 8, "nets": 12, "kinds": RESNET_LINES + 5, "calls": 1, "auto": len(NETS), "neon": 8 + 4}
 
 
 def bench_rows(setup, numbers):
@@ -58,7 +58,8 @@ def bench_rows(setup, numbers):
     table = LAYERS["vgg" if setup in vgg.SETUPS else "alone" if setup in kinds.DENSE_SETUPS else "resnet"]
     keys = ("kind", "kernel", "stride", "groups", "block", "ic", "oc", "h", "w")
     layers = [row(name, "layer") | dict(zip(keys, (*sizes, sizes[-1]), strict=True)) for name, *sizes in table]
-    return layers if setup in kinds.DENSE_SETUPS else [*layers, row(None, "conv_sum"), row(None, "whole_net")]
+    scopes = ("conv_sum", "whole_net", "compiled_net")
+    return layers if setup in kinds.DENSE_SETUPS else [*layers, *(row(None, scope) for scope in scopes)]
 
 
 @pytest.fixture
@@ -114,8 +115,9 @@ def verdicts(lines, word):
         ("neon", [1.71], ["neon 512x512x14x14, insns/FMLA"]),
         ("resnet18", [{"whole_net": {"speedup": 3.9}}] * 2 + [{}], ["whole resnet18"]),
         ("resnet18", [{"conv_sum": {"speedup": 0.1}}] * 3, []),
-        ("mobilenet_v2", [{"speedup": 2.9}] * 2 + [{}], ["whole mobilenet_v2"]),
-        ("vgg16_cifar", [{"speedup": 8.9}] * 2 + [{}], ["whole vgg16_cifar"]),
+        ("mobilenet_v2", [{"speedup": 2.9}] * 2 + [{}], ["whole mobilenet_v2", "compiled mobilenet_v2"]),
+        ("vgg16_cifar", [{"speedup": 13.9}] * 2 + [{}], ["compiled vgg16_cifar"]),
+        ("resnet50", [{"compiled_net": {"ms": 1.1}}] * 2 + [{}], ["compiled against converted resnet50"]),
         ("dense 1x1 at 28", [{"fraction": 0.49}] * 2 + [{}], ["dense 1x1 64->256 at 56x56"]),
         ("auto", [1.02, 1.031, 0.5], ["auto resnet50, 1.031"]),
     ],

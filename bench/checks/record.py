@@ -93,5 +93,5 @@ def rows_at(runs: list[list[Row]], index: int) -> list[Row]:
 
 
 def rows_of_scope(runs: list[list[Row]], scope: str) -> list[Row]:
-    """The rows of a scope in all runs: one a run for "conv_sum" and "whole_net"."""
+    """The rows of a scope in all runs: one a run for all but "layer"."""
     return [row for rows in runs for row in rows if row["scope"] == scope]
