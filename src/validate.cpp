@@ -33,11 +33,6 @@ CheckedSize tensor_bytes(int64_t n, int64_t c, int64_t h, int64_t w) {
   return checked(n) * checked(c) * checked(h) * checked(w) * checked(sizeof(float));
 }
 
-bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes) {
-  const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
-  return x < y + b_bytes && y < x + a_bytes;
-}
-
 // Output size along one axis.
 pconv_status output_size(const char* axis, int64_t in, int64_t pad_a, int64_t pad_b, int64_t kernel, int64_t stride,
                          int64_t dilation, int64_t* out) {
@@ -61,12 +56,17 @@ pconv_status check_windows(const char* out_name, int64_t in, int64_t out, int64_
               end - in, 2 * kMaxGeometry);
 }
 
+}  // namespace
+
+bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes) {
+  const auto x = reinterpret_cast<uintptr_t>(a), y = reinterpret_cast<uintptr_t>(b);
+  return x < y + b_bytes && y < x + a_bytes;
+}
+
 pconv_status check_threads(int n_threads) {
   if (n_threads >= 0 && n_threads <= kMaxThreads) return PCONV_OK;
   return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 to %d", n_threads, kMaxThreads);
 }
-
-}  // namespace
 
 pconv_status validate_desc(const pconv_conv_desc& c) {
   const Range ranges[] = {

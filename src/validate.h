@@ -17,6 +17,10 @@ constexpr int64_t kMaxWeights = (int64_t{1} << 32) - 1;
 constexpr int64_t kMaxMapSide = int64_t{1} << 30;
 constexpr int kMaxThreads = 1024;
 
+// Do two pieces of memory share a byte?
+bool overlap(const void* a, uint64_t a_bytes, const void* b, uint64_t b_bytes);
+pconv_status check_threads(int n_threads);  // 0 .. kMaxThreads
+
 pconv_status validate_desc(const pconv_conv_desc& conv);
 // Checks all rules of docs/FORMAT.md and fills the view with pointers into `bytes` (8-byte aligned).
 pconv_status validate_packed(const void* bytes, size_t n_bytes, PackedView* view);

@@ -5,6 +5,7 @@
 #include "session.h"
 #include "status.h"
 #include "strided_copy.h"
+#include "validate.h"
 
 namespace pconv {
 namespace {
@@ -26,17 +27,36 @@ class Running {
   const bool mine_;
 };
 
+uint64_t bytes_of(const Shape& shape) { return static_cast<uint64_t>(shape.count()) * sizeof(float); }
+
+// Output `index` shares no memory with inputs and earlier outputs.
+pconv_status check_output(const pconv_session& session, const pconv_session_args& args, size_t index) {
+  const Model& model = *session.model;
+  const auto bytes = [&](size_t i) { return bytes_of(session.shapes[static_cast<size_t>(model.outputs[i].value)]); };
+  const char* name = model.outputs[index].name.c_str();
+  for (size_t i = 0; i < model.inputs.size(); ++i) {
+    if (!overlap(args.inputs[i], bytes_of(session.shapes[i]), args.outputs[index], bytes(index))) continue;
+    return fail(PCONV_INVALID_ARGUMENT, "outputs[%zu] (\"%s\"): overlaps inputs[%zu]", index, name, i);
+  }
+  for (size_t i = 0; i < index; ++i) {
+    if (!overlap(args.outputs[i], bytes(i), args.outputs[index], bytes(index))) continue;
+    return fail(PCONV_INVALID_ARGUMENT, "outputs[%zu] (\"%s\"): overlaps outputs[%zu]", index, name, i);
+  }
+  return PCONV_OK;
+}
+
 pconv_status check_args(const pconv_session& session, const pconv_session_args& args) {
   const Model& model = *session.model;
+  if (const pconv_status s = check_threads(args.n_threads)) return s;
   for (size_t i = 0; i < model.inputs.size(); ++i) {
-    if (args.inputs[i] == nullptr) {
-      return fail(PCONV_INVALID_ARGUMENT, "inputs[%zu] (\"%s\"): is null", i, model.inputs[i].name.c_str());
-    }
+    if (args.inputs[i] != nullptr) continue;
+    return fail(PCONV_INVALID_ARGUMENT, "inputs[%zu] (\"%s\"): is null", i, model.inputs[i].name.c_str());
   }
   for (size_t i = 0; i < model.outputs.size(); ++i) {
     if (args.outputs[i] == nullptr) {
       return fail(PCONV_INVALID_ARGUMENT, "outputs[%zu] (\"%s\"): is null", i, model.outputs[i].name.c_str());
     }
+    if (const pconv_status s = check_output(session, args, i)) return s;
   }
   return PCONV_OK;
 }

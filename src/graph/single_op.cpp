@@ -129,9 +129,7 @@ pconv_status make_op(const pconv_op_desc& desc, std::unique_ptr<pconv_op>* op) {
 }
 
 pconv_status run_op(const pconv_op& op, const float* const* inputs, float* output, int n_threads) {
-  if (n_threads < 0 || n_threads > kMaxThreads) {
-    return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 to %d", n_threads, kMaxThreads);
-  }
+  if (const pconv_status s = check_threads(n_threads)) return s;
   thread_local std::vector<Tensor> tensors;  // kept, so that a warm call allocates nothing
   tensors.assign(op.inputs.begin(), op.inputs.end());
   Tensor result = op.output;

@@ -187,6 +187,40 @@ TEST(every_truncation_is_refused) {
   CHECK(pconv_read_model(longer.data(), longer.size(), &model) == PCONV_BAD_FORMAT, "a byte too many was read");
 }
 
+TEST(bad_calls_are_refused) {
+  const Model model = read(small_model());
+  const Session session = plan_session(model, "scalar");
+  Floats memory(100, 1.0f);
+  const auto run = [&](const float* x, float* y, int n_threads) {
+    const pconv_session_args args = {&x, &y, n_threads, nullptr};
+    return pconv_run_session(session.get(), &args);
+  };
+  const auto refused = [&](pconv_status status, const char* text) {
+    CHECK(status == PCONV_INVALID_ARGUMENT && std::string(pconv_last_error()).find(text) != std::string::npos,
+          "status %d: %s", status, pconv_last_error());
+  };
+  CHECK(run(memory.data(), memory.data() + 32, 1) == PCONV_OK, "%s", pconv_last_error());
+  refused(run(nullptr, memory.data(), 1), "inputs[0] (\"input0\"): is null");
+  refused(run(memory.data(), nullptr, 1), "outputs[0] (\"output0\"): is null");
+  refused(run(memory.data(), memory.data() + 31, 1), "outputs[0] (\"output0\"): overlaps inputs[0]");
+  refused(run(memory.data(), memory.data() + 32, -1), "n_threads: got -1");
+  refused(run(memory.data(), memory.data() + 32, 1025), "n_threads: got 1025");
+  const pconv_shape shape = c_shape({1, 2, 4, 5});
+  const pconv_session_options options = {&shape, "scalar", nullptr, 0};
+  pconv_session* other = nullptr;
+  refused(pconv_plan_model(model.get(), &options, &other), "input \"input0\": dims[3] is 5, the network takes 4");
+  const pconv_session_options unknown = {nullptr, "mmx", nullptr, 0};
+  CHECK(pconv_plan_model(model.get(), &unknown, &other) == PCONV_UNAVAILABLE, "%s", pconv_last_error());
+  refused(pconv_plan_model(nullptr, nullptr, &other), "model: is null");
+  refused(pconv_load_model("/nowhere/net.pconv", nullptr), "model: is null");
+  pconv_model* missing = nullptr;
+  refused(pconv_load_model("/nowhere/net.pconv", &missing), "/nowhere/net.pconv: cannot be opened");
+  pconv_free_model(nullptr);
+  pconv_free_session(nullptr);
+  pconv_free_builder(nullptr);
+  pconv_free_bytes(nullptr);
+}
+
 TEST(equal_data_is_stored_once) {
   Rng rng(3);
   const Layer layer = random_layer(rng, 8, 8, 3, 1, 1, 1.0);

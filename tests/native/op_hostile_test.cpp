@@ -132,14 +132,8 @@ TEST(extreme_shapes) {
         shape.step = rng.chance(0.7) ? 0 : rng.chance(0.5) ? rng.between(-10, 1000) : rng.pick(values);
         shapes.push_back(shape);
       }
-      std::vector<pconv_op_data> data;
-      for (const OpData& d : c.data) data.push_back({d.name, d.values.data(), static_cast<int64_t>(d.values.size())});
-      pconv_op_desc desc{};
-      desc.op = c.op.c_str();
-      desc.inputs = shapes.data(), desc.n_inputs = static_cast<int>(shapes.size());
-      desc.ints = c.ints.data(), desc.n_ints = static_cast<int>(c.ints.size());
-      desc.floats = c.floats.data(), desc.n_floats = static_cast<int>(c.floats.size());
-      desc.data = data.data(), desc.n_data = static_cast<int>(data.size());
+      const std::vector<pconv_op_data> data = c_data(c);
+      pconv_op_desc desc = describe(c, shapes, data);
       desc.output_step = rng.chance(0.7) ? 0 : rng.pick(values);
       pconv_op* op = nullptr;
       set_context(c.text());

@@ -64,6 +64,25 @@ struct FreeOp {
 };
 using Op = std::unique_ptr<pconv_op, FreeOp>;
 
+inline std::vector<pconv_op_data> c_data(const OpCase& c) {
+  std::vector<pconv_op_data> data;
+  for (const OpData& d : c.data) data.push_back({d.name, d.values.data(), static_cast<int64_t>(d.values.size())});
+  return data;
+}
+
+// What the arguments hold must outlive the description.
+inline pconv_op_desc describe(const OpCase& c, const std::vector<pconv_shape>& shapes,
+                              const std::vector<pconv_op_data>& data) {
+  pconv_op_desc desc{};
+  desc.op = c.op.c_str();
+  desc.inputs = shapes.data(), desc.n_inputs = static_cast<int>(shapes.size());
+  desc.ints = c.ints.data(), desc.n_ints = static_cast<int>(c.ints.size());
+  desc.floats = c.floats.data(), desc.n_floats = static_cast<int>(c.floats.size());
+  desc.data = data.data(), desc.n_data = static_cast<int>(data.size());
+  desc.isa = c.isa.empty() ? nullptr : c.isa.c_str();
+  return desc;
+}
+
 // `gap`: floats between the parts of every input, and two more between those of the output.
 inline pconv_status make(const OpCase& c, int64_t gap, Op* op) {
   std::vector<pconv_shape> shapes;
@@ -74,15 +93,8 @@ inline pconv_status make(const OpCase& c, int64_t gap, Op* op) {
     shape.step = gap > 0 ? part(dims) + gap : 0;
     shapes.push_back(shape);
   }
-  std::vector<pconv_op_data> data;
-  for (const OpData& d : c.data) data.push_back({d.name, d.values.data(), static_cast<int64_t>(d.values.size())});
-  pconv_op_desc desc{};
-  desc.op = c.op.c_str();
-  desc.inputs = shapes.data(), desc.n_inputs = static_cast<int>(shapes.size());
-  desc.ints = c.ints.data(), desc.n_ints = static_cast<int>(c.ints.size());
-  desc.floats = c.floats.data(), desc.n_floats = static_cast<int>(c.floats.size());
-  desc.data = data.data(), desc.n_data = static_cast<int>(data.size());
-  desc.isa = c.isa.empty() ? nullptr : c.isa.c_str();
+  const std::vector<pconv_op_data> data = c_data(c);
+  pconv_op_desc desc = describe(c, shapes, data);
   pconv_op* made = nullptr;
   pconv_status status = pconv_make_op(&desc, &made);
   if (status == PCONV_OK && gap > 0) {
