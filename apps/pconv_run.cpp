@@ -183,6 +183,8 @@ void print_output(const pconv_model* model, int index, const pconv_shape& shape,
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   const size_t n = std::min(order.size(), static_cast<size_t>(top));
   const auto larger = [&](size_t a, size_t b) {
+    const bool a_is_nan = y.values[a] != y.values[a], b_is_nan = y.values[b] != y.values[b];
+    if (a_is_nan || b_is_nan) return a_is_nan == b_is_nan ? a < b : b_is_nan;  // the last ones
     return y.values[a] > y.values[b] || (y.values[a] == y.values[b] && a < b);
   };
   std::partial_sort(order.begin(), order.begin() + static_cast<ptrdiff_t>(n), order.end(), larger);

@@ -176,6 +176,16 @@ def _(m: ModelBytes) -> None:
     m.text = m.text.replace(b"classesmap", b"clas\xed\xa0\x80map")
 
 
+@bad("control character in two bytes", "name of a node: is no UTF-8 text of one line")
+def _(m: ModelBytes) -> None:
+    m.text = m.text.replace(b"first", b"fir\xc2\x9b")
+
+
+@bad("line separator", "name of a node: is no UTF-8 text of one line")
+def _(m: ModelBytes) -> None:
+    m.text = m.text.replace(b"first", b"fi\xe2\x80\xa8")
+
+
 @bad("endless name", "name of an input: has 5000 bytes, at most 4096 are allowed")
 def _(m: ModelBytes) -> None:
     m.text = b"i" * 4995 + m.text

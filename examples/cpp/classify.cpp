@@ -65,6 +65,9 @@ class Classifier {
     pconv_model* model = nullptr;
     check(pconv_load_model(path.c_str(), &model));
     const std::unique_ptr<pconv_model, FreeModel> owner(model);  // the session keeps what it needs
+    pconv_model_info info = {};
+    check(pconv_query_model(model, &info));
+    if (info.n_inputs != 1 || info.n_outputs != 1) throw std::runtime_error(path + ": has not one input and output");
     const pconv_shape shape = {4, {kBatch, 1, 28, 28}, 0};
     const pconv_session_options options = {&shape, nullptr, nullptr, 0};
     pconv_session* session = nullptr;
@@ -72,7 +75,8 @@ class Classifier {
     session_.reset(session);
     pconv_shape out = {};
     check(pconv_get_session_output(session, 0, &out));
-    if (out.rank != 2 || out.dims[1] != 10) throw std::runtime_error(path + ": has not ten classes");
+    if (out.rank != 2 || out.dims[0] != kBatch || out.dims[1] != 10)
+      throw std::runtime_error(path + ": has not ten classes");
   }
 
   // The class of each of `count` <= kBatch images of 28 x 28 bytes.

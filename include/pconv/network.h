@@ -145,6 +145,7 @@ typedef struct pconv_session_options {
 
 /* The session keeps what it needs of `model`, which may be freed before it. Weights exist once: a layer of the model
  * that is planned is kept in the form that its ukernel reads. */
+/* Threads may plan one model at a time, the others wait; a process must not fork meanwhile. */
 PCONV_API pconv_status pconv_plan_model(const pconv_model* model, const pconv_session_options* options,
                                         pconv_session** session);
 PCONV_API void pconv_free_session(pconv_session* session);
@@ -171,7 +172,7 @@ typedef struct pconv_place {
 } pconv_place;
 
 typedef struct pconv_step_info {
-  int node;            /* of the model */
+  int node;            /* of the model; -1: an input is copied to an output */
   const char* name;    /* of the node */
   const char* op;      /* "copy": moves a tensor to where its reader wants it */
   const char* ukernel; /* of a convolution; otherwise NULL */

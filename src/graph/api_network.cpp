@@ -211,7 +211,8 @@ pconv_status pconv_save_model(const pconv_model* model, const pconv_choice* choi
 pconv_status pconv_query_model(const pconv_model* model, pconv_model_info* info) {
   if (model == nullptr) return null_argument("model");
   if (info == nullptr) return null_argument("info");
-  const pconv::Model& m = *model->model;
+  pconv::Model& m = *model->model;
+  const std::lock_guard<std::mutex> lock(m.planning);
   *info = {};
   info->n_inputs = static_cast<int>(m.inputs.size());
   info->n_nodes = static_cast<int>(m.nodes.size());
@@ -263,8 +264,9 @@ pconv_status pconv_get_node(const pconv_model* model, int index, pconv_node_info
 pconv_status pconv_get_data(const pconv_model* model, int node, int index, pconv_data_info* info) {
   if (model == nullptr) return null_argument("model");
   if (info == nullptr) return null_argument("info");
-  const pconv::Model& m = *model->model;
+  pconv::Model& m = *model->model;
   if (const pconv_status s = check_index("node", node, m.nodes.size())) return s;
+  const std::lock_guard<std::mutex> lock(m.planning);
   const std::vector<pconv::Data>& all = m.nodes[static_cast<size_t>(node)].data;
   if (const pconv_status s = check_index("index", index, all.size())) return s;
   const pconv::Data& data = all[static_cast<size_t>(index)];
@@ -422,7 +424,5 @@ pconv_status pconv_run_session(pconv_session* session, const pconv_session_args*
   if (session == nullptr) return null_argument("session");
   if (args == nullptr) return null_argument("args");
   if (args->inputs == nullptr || args->outputs == nullptr) return null_argument("args.inputs, args.outputs");
-  if (args->n_threads < 0)
-    return fail(PCONV_INVALID_ARGUMENT, "n_threads: got %d, allowed 0 and more", args->n_threads);
   return guarded([&] { return pconv::run_session(session, *args); });
 }

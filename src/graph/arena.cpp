@@ -10,7 +10,9 @@
 namespace pconv {
 namespace {
 
-constexpr int kRepairs = 64;  // orders tried beyond the first ones, while the bound is not met
+constexpr size_t kRepairs = 64;  // orders tried beyond the first ones, while the bound is not met
+// Placing takes the square of the number of buffers: of a hostile file's thousands one order must do.
+constexpr size_t kMostWork = size_t{1} << 27;
 
 using Order = std::vector<size_t>;
 
@@ -59,6 +61,8 @@ class Search {
     Order order(buffers_.size());
     std::iota(order.begin(), order.end(), size_t{0});
     attempt(order);  // by time
+    const size_t repairs = std::min(kRepairs, kMostWork / (buffers_.size() * buffers_.size()));
+    if (repairs == 0) return {best_, bound_};
     const auto by = [&](auto key) {
       std::stable_sort(order.begin(), order.end(),
                        [&](size_t a, size_t b) { return key(buffers_[a]) > key(buffers_[b]); });
@@ -66,8 +70,12 @@ class Search {
     };
     by([](const ArenaBuffer& b) { return b.floats; });
     by([](const ArenaBuffer& b) { return b.floats * (b.last - b.first + 1); });
-    by([&](const ArenaBuffer& b) { return *std::max_element(live.begin() + b.first, live.begin() + b.last + 1); });
-    for (int i = 0; i < kRepairs && best_ > bound_; ++i) attempt(top_first(best_order_, static_cast<size_t>(i)));
+    std::vector<int64_t> most(buffers_.size());  // of the sums while it lives
+    for (size_t i = 0; i < most.size(); ++i) {
+      most[i] = *std::max_element(live.begin() + buffers_[i].first, live.begin() + buffers_[i].last + 1);
+    }
+    by([&](const ArenaBuffer& b) { return most[static_cast<size_t>(&b - buffers_.data())]; });
+    for (size_t i = 0; i < repairs && best_ > bound_; ++i) attempt(top_first(best_order_, i));
     return {place(best_order_, &buffers_), bound_};
   }
 

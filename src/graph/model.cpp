@@ -31,6 +31,8 @@ bool is_text(const std::string& s) {
         (c == 0xf4 && second > 0x8f)) {
       return false;  // overlong, a surrogate, or behind the last character
     }
+    const bool separator = c == 0xe2 && second == 0x80 && (byte(i + 2) == 0xa8 || byte(i + 2) == 0xa9);
+    if (separator || (c == 0xc2 && second < 0xa0)) return false;  // of lines and paragraphs; C1 controls
     i += length;
   }
   return true;
@@ -96,6 +98,7 @@ pconv_status infer_shapes(const Model& model, const std::vector<Shape>& inputs, 
 pconv_status add_input(Model* model, ModelInput input) {
   if (!model->nodes.empty())
     return fail(PCONV_INVALID_ARGUMENT, "input \"%s\": inputs come before nodes", input.name.c_str());
+  if (model->inputs.size() == kMaxEnds) return fail(PCONV_INVALID_ARGUMENT, "inputs: more than %zu", kMaxEnds);
   if (const pconv_status s = check_input(input)) return s;
   model->shapes.push_back(input.shape);
   model->inputs.push_back(std::move(input));
@@ -121,6 +124,7 @@ pconv_status add_node(Model* model, Node node) {
 }
 
 pconv_status add_output(Model* model, ModelOutput output) {
+  if (model->outputs.size() == kMaxEnds) return fail(PCONV_INVALID_ARGUMENT, "outputs: more than %zu", kMaxEnds);
   if (const pconv_status s = check_name("an output", output.name)) return s;
   if (output.value < 0 || output.value >= model->n_values()) {
     return fail(PCONV_INVALID_ARGUMENT, "output \"%s\": is value %d, there are %d", output.name.c_str(), output.value,

@@ -15,7 +15,8 @@ namespace pconv {
 // Limits of docs/FORMAT.md.
 constexpr int64_t kMaxDim = int64_t{1} << 30;
 constexpr size_t kMaxNameBytes = 4096;
-constexpr int kMaxNodes = 1 << 20;
+constexpr int kMaxNodes = 1 << 16;
+constexpr size_t kMaxEnds = 1024;  // inputs, and outputs
 
 struct ModelInput {
   std::string name;

@@ -17,11 +17,9 @@ bool is(const Node& node, const char* op) { return node.op == find_op(op); }
 // A piece of memory and what lies in it.
 struct Buffer {
   pconv_base base;
-  int index;
   int64_t floats;
   int first, last;  // nodes that write and read it, the number of nodes standing for the caller
   bool has_parts;   // values lie in it side by side: a concat's inputs
-  std::vector<int> values;
 };
 
 // A value that lies inside the output of a concat from the beginning.
@@ -110,7 +108,7 @@ class Planner {
   }
 
   void own_buffer(int value, pconv_base base, int number, int first) {
-    Buffer buffer = {base, number, shape(value).count(), first, first, false, {}};
+    Buffer buffer = {base, shape(value).count(), first, first, false};
     buffers_.push_back(buffer);
     join(value, static_cast<int>(buffers_.size()) - 1, {base, number, 0, contiguous_step(shape(value))});
   }
@@ -119,18 +117,26 @@ class Planner {
     buffer_of_[index(value)] = buffer;
     out_.values[index(value)] = place;
     Buffer& b = buffers_[index(buffer)];
-    b.values.push_back(value);
     b.last = std::max(b.last, last_use_[index(value)]);
   }
 
   // In its host, in an output of the caller, or in new memory.
   void place_new(int value, int first) {
-    const Host& host = hosts_[index(value)];
-    if (host.value == kNever) {
-      const int output = output_of_[index(value)];
-      return own_buffer(value, output == kNever ? PCONV_ARENA : PCONV_OUTPUT, std::max(output, 0), first);
+    // Hosts may lie in hosts, a hostile file's in thousands: no recursion.
+    std::vector<int> inside;
+    for (; buffer_of_[index(value)] == kNever && hosts_[index(value)].value != kNever;
+         value = hosts_[index(value)].value) {
+      inside.push_back(value);
     }
-    if (buffer_of_[index(host.value)] == kNever) place_new(host.value, first);
+    if (buffer_of_[index(value)] == kNever) {
+      const int output = output_of_[index(value)];
+      own_buffer(value, output == kNever ? PCONV_ARENA : PCONV_OUTPUT, std::max(output, 0), first);
+    }
+    for (auto next = inside.rbegin(); next != inside.rend(); ++next) place_in_host(*next);
+  }
+
+  void place_in_host(int value) {
+    const Host& host = hosts_[index(value)];
     Place place = out_.values[index(host.value)];
     place.offset += host.along_first ? host.parts * place.step : host.offset;
     buffers_[index(buffer_of_[index(host.value)])].has_parts = true;

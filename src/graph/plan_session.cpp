@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <set>
 
+#include "rules.h"
 #include "session.h"
 #include "spare_weights.h"
 #include "status.h"
@@ -18,6 +19,7 @@ pconv_status check_inputs(const Model& model, const std::vector<Shape>& shapes) 
   for (size_t i = 0; i < model.inputs.size(); ++i) {
     const ModelInput& input = model.inputs[i];
     const char* name = input.name.c_str();
+    if (const pconv_status s = check_shape(name, shapes[i])) return s;  // the product of dims that are free
     if (shapes[i].rank != input.shape.rank) {
       return fail(PCONV_INVALID_ARGUMENT, "input \"%s\": has %d dims, the network takes %d", name, shapes[i].rank,
                   input.shape.rank);
@@ -52,9 +54,11 @@ class SessionPlanner {
     make_steps();
     if (const pconv_status s = make_arena()) return s;
     set_data();
-    if (const pconv_status s = plan_layers()) return s;
-    count_weights();
-    return PCONV_OK;
+    const std::lock_guard<std::mutex> lock(model_.planning);
+    const pconv_status status = plan_layers();
+    spare_layers();  // whatever came of it: weights exist once
+    if (status == PCONV_OK) count_weights();
+    return status;
   }
 
  private:
@@ -134,7 +138,6 @@ class SessionPlanner {
   }
 
   pconv_status plan_layers() {
-    const std::lock_guard<std::mutex> lock(model_.planning);
     for (Step& step : session_.steps) {
       if (step.is_copy) continue;
       const Node& node = model_.nodes[static_cast<size_t>(step.node)];
@@ -147,11 +150,14 @@ class SessionPlanner {
       }
       session_.scratch_bytes = std::max(session_.scratch_bytes, step.plan->scratch_bytes);
     }
-    for (const Step& step : session_.steps) {
-      if (step.plan != nullptr)
-        spare_weights(model_.nodes[static_cast<size_t>(step.node)].find(Role::kLayer)->layer.get());
-    }
     return PCONV_OK;
+  }
+
+  void spare_layers() {
+    for (const Step& step : session_.steps) {
+      if (step.plan == nullptr) continue;
+      spare_weights(model_.nodes[static_cast<size_t>(step.node)].find(Role::kLayer)->layer.get());
+    }
   }
 
   pconv_status plan_layer(pconv_packed* layer, Step* step) {

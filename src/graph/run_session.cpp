@@ -49,11 +49,11 @@ pconv_status check_args(const pconv_session& session, const pconv_session_args& 
   const Model& model = *session.model;
   if (const pconv_status s = check_threads(args.n_threads)) return s;
   for (size_t i = 0; i < model.inputs.size(); ++i) {
-    if (args.inputs[i] != nullptr) continue;
+    if (args.inputs[i] != nullptr || session.shapes[i].count() == 0) continue;
     return fail(PCONV_INVALID_ARGUMENT, "inputs[%zu] (\"%s\"): is null", i, model.inputs[i].name.c_str());
   }
   for (size_t i = 0; i < model.outputs.size(); ++i) {
-    if (args.outputs[i] == nullptr) {
+    if (args.outputs[i] == nullptr && session.shapes[static_cast<size_t>(model.outputs[i].value)].count() > 0) {
       return fail(PCONV_INVALID_ARGUMENT, "outputs[%zu] (\"%s\"): is null", i, model.outputs[i].name.c_str());
     }
     if (const pconv_status s = check_output(session, args, i)) return s;

@@ -116,6 +116,8 @@ pconv_status recover_any(const pconv_packed& packed, Values* weights) {
 
 void spare_weights(pconv_packed* packed) {
   if (packed->view.weights == nullptr || packed->cache.empty()) return;
+  // Of a newer version we do not know all sections: its bytes stay as they are.
+  if (packed->view.header.version_minor > PCONV_PACKED_MINOR) return;
   drop_unused(&packed->cache);
   Values weights;
   if (recover_any(*packed, &weights) == PCONV_OK && same_bits(packed->view, weights)) drop_weights(packed);
@@ -133,9 +135,14 @@ pconv_status restore_weights(pconv_packed* packed) {
   if (packed->view.weights != nullptr) return PCONV_OK;
   std::unique_ptr<pconv_packed> whole;
   if (const pconv_status s = copy_layer(*packed, &whole)) return s;
+  // The header stays: shapes are inferred from it while others plan.
+  PackedView view = whole->view;
+  packed->view.masks = view.masks, packed->view.filter_order = view.filter_order;
+  packed->view.kernel_start = view.kernel_start, packed->view.run_start = view.run_start;
+  packed->view.runs = view.runs, packed->view.channels = view.channels;
+  packed->view.weights = view.weights, packed->view.bias = view.bias;
   packed->storage = std::move(whole->storage);
   packed->n_bytes = whole->n_bytes;
-  packed->view = whole->view;
   return PCONV_OK;
 }
 

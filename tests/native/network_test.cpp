@@ -1,5 +1,8 @@
 // Networks: what a session computes is what its nodes compute one by one, bit for bit, on every ISA, whatever shares
 // memory; models come back from their bytes whole; weights exist once; warm runs allocate nothing.
+#include <atomic>
+#include <thread>
+
 #include "allocations.h"
 #include "network_support.h"
 
@@ -219,6 +222,60 @@ TEST(bad_calls_are_refused) {
   pconv_free_session(nullptr);
   pconv_free_builder(nullptr);
   pconv_free_bytes(nullptr);
+}
+
+// A concatenation of one input lies in the next one, and so on.
+TEST(hosts_in_hosts) {
+  Rng rng(1);
+  Network net(rng, "scalar");
+  int x = net.node("activate", {net.input({1, 2, 2, 2})}, {1}, {-1, 1});
+  for (int i = 0; i < 20000; ++i) x = net.node("concat", {x}, {1});
+  net.output(x);
+  net.check(plan_session(net.finish(), "scalar").get(), 1);
+}
+
+TEST(free_dims_have_a_limit_together) {
+  Rng rng(1);
+  Network net(rng, "scalar");
+  net.input({2, 2, 2}, 7);
+  net.output(net.input({1}));
+  const Model model = net.finish();
+  const pconv_shape shapes[] = {c_shape({1 << 30, 1 << 30, 1 << 30}), c_shape({1})};
+  const pconv_session_options options = {shapes, "scalar", nullptr, 0};
+  pconv_session* session = nullptr;
+  CHECK(pconv_plan_model(model.get(), &options, &session) == PCONV_INVALID_ARGUMENT, "%s", pconv_last_error());
+}
+
+// Weights move between forms while others look at the model.
+TEST(threads_share_a_model) {
+  Rng rng(4);
+  Network net(rng, "scalar");
+  net.input({1, 8, 6, 6}, 13);
+  net.output(net.conv(0, -1, random_layer(rng, 8, 8, 3, 1, 1, 0.5), 0, kInf));
+  const Model model = net.finish();
+  const Bytes bytes = write(model);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 30; ++i) {
+        const pconv_shape shape = c_shape({1, 8, 6 + t, 6 + i % 3});
+        const pconv_session_options options = {&shape, "scalar", nullptr, 0};
+        pconv_session* session = nullptr;
+        wrong += pconv_plan_model(model.get(), &options, &session) != PCONV_OK;
+        pconv_free_session(session);
+        pconv_data_info data{};
+        wrong += pconv_get_data(model.get(), 0, 0, &data) != PCONV_OK;
+        void* file = nullptr;
+        size_t n = 0;
+        wrong += pconv_write_model(model.get(), nullptr, 0, &file, &n) != PCONV_OK || n != bytes.size() ||
+                 std::memcmp(file, bytes.data(), n) != 0;
+        pconv_free_bytes(file);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0, "%d calls went wrong", wrong.load());
 }
 
 TEST(equal_data_is_stored_once) {
