@@ -27,6 +27,7 @@ Shape = tuple[int, ...]
 Choice = tuple[int, str, str, tuple[int, int, int]]  # node, isa, ukernel, (n, h, w) of its input
 
 _MAX_SHAPES = 8  # sets of input shapes that stay planned; the one not used for longest goes first
+_MAX_IDLE = 4  # sessions of one of them that wait for calls; more only while as many calls are under way
 _MARGIN = 1.03  # a ukernel replaces the planned one where it is at least so much faster
 
 
@@ -53,12 +54,12 @@ class CompiledModel:
         tensors = self._ordered(inputs, named)
         arrays = [_contiguous(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        session = self._take(shapes)
+        sessions, session = self._take(shapes)
         try:
             outputs = [_empty_like(tensors[0], shape) for shape in session.output_shapes]
             session.run(list(map(_address, arrays)), list(map(_address, outputs)), get_num_threads())
         finally:
-            self._give_back(shapes, session)
+            self._give_back(sessions, session)
         return outputs[0] if self._single else tuple(outputs)
 
     def _ordered(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -71,21 +72,24 @@ class CompiledModel:
             raise TypeError(f"inputs: expected {', '.join(self._names)}; got {given}")
         return (*inputs, *(named[name] for name in self._names[len(inputs) :]))
 
-    def _take(self, shapes: tuple[Shape, ...]) -> NativeSession:
-        """A session that nobody uses."""
-        sessions = self._sessions.get(shapes)
+    def _take(self, shapes: tuple[Shape, ...]) -> tuple[list[NativeSession], NativeSession]:
+        """A session that nobody uses, and the list where it waits between calls."""
+        sessions = self._sessions.setdefault(shapes, [])
         try:
-            return sessions.pop() if sessions else self._model.plan(shapes, None, self._choices)
-        except IndexError:  # another thread took the last one meanwhile
-            return self._model.plan(shapes, None, self._choices)
-
-    def _give_back(self, shapes: tuple[Shape, ...], session: NativeSession) -> None:
-        sessions = self._sessions.get(shapes)
-        if sessions is None:
-            sessions = self._sessions.setdefault(shapes, [])
+            self._sessions.move_to_end(shapes)
             while len(self._sessions) > _MAX_SHAPES:
                 self._sessions.popitem(last=False)
-        sessions.append(session)
+        except KeyError:  # another thread evicted it meanwhile: the list lives on until the call ends
+            pass
+        try:
+            return sessions, sessions.pop()
+        except IndexError:
+            return sessions, self._model.plan(shapes, None, self._choices)
+
+    def _give_back(self, sessions: list[NativeSession], session: NativeSession) -> None:
+        """To the list that it came from: after tune() nobody looks there any more."""
+        if len(sessions) < _MAX_IDLE:
+            sessions.append(session)
 
     # ---- files
 
@@ -158,12 +162,12 @@ class CompiledModel:
         """Time of every operator, memory; print it or .plot() it. Without inputs: zeros of the example's shapes."""
         tensors = self._example(inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        session = self._take(shapes)
+        sessions, session = self._take(shapes)
         try:
             times, whole = _measure(session, tensors, runs)
             steps, info = session.steps(), session.info
         finally:
-            self._give_back(shapes, session)
+            self._give_back(sessions, session)
         layers = [
             StepTime(step["name"], step["op"], step["ukernel"] or "", step["output"][3], step["macs"], 1e3 * seconds)
             for step, seconds in zip(steps, times, strict=True)
@@ -261,7 +265,7 @@ def _contiguous(name: str, x: Any) -> Any:
         raise TypeError(f"{name}: expected a dense float32 tensor on the CPU, got {x.dtype} on {x.device}")
     if x.requires_grad and torch.is_grad_enabled():
         raise TypeError(f"{name}: requires a gradient, which a compiled network does not give: use torch.no_grad()")
-    return x.contiguous()
+    return x.resolve_neg().contiguous()
 
 
 def _empty_like(x: Any, shape: Shape) -> Any:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .checking import LOUD, ConversionError, output_deviation
+from .checking import LOUD, TOLERANCE, ConversionError, output_deviation
 from .compiled import CompiledModel
 from .convert import Arguments, call_arguments, check_backend, deep_copy
-from .encode import Encoder
+from .encode import WEIGHTS, Encoder
 from .export import export
 from .passes import optimize
 
-BATCH, SIZE = 0b0001, 0b1100  # free dims of the inputs: images; height and width
-MORE_IMAGES, MORE_ROWS, MORE_COLUMNS = 2, 32, 64  # what an example is enlarged by to see whether other shapes work
+BATCH, SIZE = 0b0001, 0b1100  # free dims of inputs: images; height and width
+# (images, rows, columns) that an example is enlarged by to see whether other shapes work: sizes that networks like, and
+# some that show what pads or crops to a multiple, or goes by a size.
+MORE_IMAGES = ((1, 0, 0), (2, 0, 0))
+OTHER_SIZES = ((1, 32, 64), (0, 1, 3), (0, 37, 19), (0, -3, -5), (0, -8, -16))
 
 
 def compile(
@@ -37,10 +40,12 @@ def compile(
     BackendUnavailable: another backend than 'cpu'.
     """
     check_backend(backend)
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     graph = export(model, example_inputs)
     optimize(graph)
     encoder, arguments = Encoder(graph), call_arguments(example_inputs)
-    free_dims = _Checker(model, arguments, encoder).free_dims() if check and arguments is not None else 0
+    free_dims = _Checker(model, arguments, encoder).free_dims() if check and arguments is not None else ()
     return CompiledModel(encoder.encode(weights, free_dims))
 
 
@@ -50,49 +55,69 @@ class _Checker:
     def __init__(self, model: nn.Module, arguments: Arguments, encoder: Encoder) -> None:
         self.original, self.arguments, self.encoder = deep_copy(model).eval(), arguments, encoder
 
-    def free_dims(self) -> int:
-        """The dims of inputs that may differ from the example's. ConversionError: not even its own results agree."""
+    def free_dims(self) -> Sequence[int]:
+        """The dims of each input that may differ from the example's. ConversionError: not even its own results
+        agree."""
         off = self._deviation(CompiledModel(self.encoder.encode()), self.arguments)
         if not off <= LOUD:
             raise ConversionError(f"model: the compiled network's outputs deviate by {off:.1e}, allowed is {LOUD:.0e}")
-        free = 0
-        for dims, enlarge in ((BATCH, _more_images), (BATCH | SIZE, _larger)):
-            compiled = CompiledModel(self.encoder.encode(free_dims=dims))
-            if not self._agrees(compiled, tree_map(enlarge, self.arguments)):
+        ranks = [len(value.shape) for value in self.encoder.graph.inputs]
+        free: list[int] = [0] * len(ranks)
+        for mask, trials in ((BATCH, MORE_IMAGES), (BATCH | SIZE, OTHER_SIZES)):
+            wider = [_mask_of(mask, rank) for rank in ranks]
+            compiled = CompiledModel(self.encoder.encode(free_dims=wider))
+            outcomes = [self._agree(compiled, _resized(self.arguments, trial)) for trial in trials]
+            if False in outcomes or True not in outcomes:
                 break
-            free = dims
+            free = wider
         return free
 
-    def _agrees(self, compiled: CompiledModel, arguments: Arguments) -> bool:
-        """Whether other shapes work: for the original too, which may not take them."""
+    def _agree(self, compiled: CompiledModel, arguments: Arguments) -> bool | None:
+        """Whether both compute the same from these; None where neither takes them."""
         try:
-            return self._deviation(compiled, arguments) <= LOUD
+            want: Any = self._expected(arguments)
         except Exception:  # whatever Python code raises on shapes that it was not made for
-            return False
+            want = None
+        try:
+            got: Any = self._computed(compiled, arguments)
+        except ValueError:
+            got = None
+        if want is None or got is None:
+            return None if want is got else False
+        return output_deviation(got, want) <= TOLERANCE
 
     def _deviation(self, compiled: CompiledModel, arguments: Arguments) -> float:
-        positional, named = arguments
+        return output_deviation(self._computed(compiled, arguments), self._expected(arguments))
+
+    def _expected(self, arguments: Arguments) -> list[torch.Tensor]:
         # A forward may write to what it is given.
-        copies = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, arguments)
+        positional, named = tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, arguments)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            want = [leaf for leaf in tree_leaves(self.original(*copies[0], **copies[1])) if leaf is not None]
-        tensors = [leaf for leaf in tree_leaves((positional, named)) if isinstance(leaf, torch.Tensor)]
+            return tree_leaves(self.original(*positional, **named))
+
+    @staticmethod
+    def _computed(compiled: CompiledModel, arguments: Arguments) -> list[torch.Tensor]:
+        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
         got = compiled(*[tensor.detach() for tensor in tensors])
-        return output_deviation([got] if isinstance(got, torch.Tensor) else list(got), want)
+        return [got] if isinstance(got, torch.Tensor) else list(got)
 
 
-def _more_images(x: Any) -> Any:
-    """Other images behind the first ones: copies would hide that results of images are mixed up."""
-    if not isinstance(x, torch.Tensor) or not x.dim():
-        return x
-    extra = x[:1].flip(-1).expand(MORE_IMAGES, *x.shape[1:])
-    return torch.cat([x, extra * torch.linspace(0.5, 1.5, MORE_IMAGES).reshape(-1, *[1] * (x.dim() - 1))])
+def _mask_of(mask: int, rank: int) -> int:
+    """The dims of an input that a trial changes: rows and columns are those of images alone."""
+    return mask if rank == 4 else mask & BATCH if rank else 0
 
 
-def _larger(x: Any) -> Any:
-    """Images of more rows and columns; of inputs that are none, more along the batch alone."""
-    more = _more_images(x)
-    if not isinstance(x, torch.Tensor) or x.dim() != 4:
-        return more
-    size = (x.shape[2] + MORE_ROWS, x.shape[3] + MORE_COLUMNS)
-    return F.interpolate(more, size, mode="bilinear") if more.numel() else more
+def _resized(arguments: Arguments, more: tuple[int, int, int]) -> Arguments:
+    """Random inputs with so many more images, rows and columns: zeros, as examples often are, would prove nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    def resized(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or not x.dim():
+            return x
+        shape = list(x.shape)
+        dims = (0, 2, 3) if x.dim() == 4 else (0,)
+        for dim, plus in zip(dims, more, strict=False):
+            shape[dim] = max(1, shape[dim] + plus)
+        return torch.randn(shape, generator=generator)
+
+    return tree_map(resized, arguments)

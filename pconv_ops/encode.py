@@ -4,6 +4,8 @@ the core; decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -26,15 +28,13 @@ class Encoder:
         self.graph = graph
         self.packed: dict[tuple[Any, ...], PackedConv] = {}
 
-    def encode(self, weights: str = "fp32", free_dims: int = 0) -> NativeModel:
+    def encode(self, weights: str = "fp32", free_dims: Sequence[int] = ()) -> NativeModel:
         """The network of the graph. weights: 'fp16' rounds those of convolutions and linear layers, ValueError where
-        one is beyond 65504. free_dims: bit i lets every input have another dims[i] than the example's."""
-        if weights not in WEIGHTS:
-            raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
+        one is beyond 65504. free_dims, of each input: bit i lets it have another dims[i] than the example's."""
         builder = ModelBuilder()
         numbers: dict[Value, int] = {}
-        for value in self.graph.inputs:
-            free = free_dims & ((1 << len(value.shape)) - 1)
+        for value, free in zip_longest(self.graph.inputs, free_dims, fillvalue=0):
+            assert isinstance(value, Value)  # there are not more masks than inputs
             numbers[value] = builder.add_input(_text(value.name), value.shape, free)
         for node in self.graph.nodes:
             inputs = [numbers[value] for value in node.inputs]

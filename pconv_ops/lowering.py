@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .graph import MAX_RANK, Activation, Array, Attribute, Graph, Shape, Value
+from .graph import LAST, MAX_RANK, Activation, Array, Attribute, Graph, Shape, Value
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}  # by name and overload, without namespace for aten's own
@@ -148,7 +148,7 @@ class Builder:
         count = len(range(size)[start:end:step])
         if not count:
             raise Lacking("takes an empty slice")
-        if count == size:
+        if (start, end, step) == (0, LAST, 1):  # of a larger input others may leave something out
             return x
         given: dict[str, Attribute] = {"dim": dim, "start": start, "end": end, "step": step}
         return self.add("slice", [x], given, shape=[*x.shape[:dim], count, *x.shape[dim + 1 :]])

@@ -17,6 +17,7 @@ from torch import nn
 
 import pconv_ops
 from pconv_ops import CompiledModel, prune_
+from pconv_ops import compiled as compiled_module
 from pconv_ops.checking import output_deviation
 from pconv_ops.zoo import NETS, rescale_
 
@@ -165,6 +166,40 @@ def test_fixed_sizes():
     with pytest.raises(ValueError, match=r"dims\[0\] is 3, the network takes 2"):
         compiled(random(3, 3, 4, 4))
     assert pconv_ops.compile(net, random(2, 3, 8, 8), check=False).native.inputs()[0][2] == 0
+
+
+class Function(nn.Module):
+    """A network that is one function of its input."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "free"),
+    [
+        (lambda x: x.mean(-1) * x.shape[-1], (1, 4, 6), 0b1),
+        (lambda x: x.mean((2, 3, 4)) * x.shape[2], (1, 2, 3, 4, 5), 0b1),
+        (lambda x: nn.functional.pad(x, (0, -x.shape[3] % 32, 0, -x.shape[2] % 32)) * 2, (1, 3, 64, 64), 0b1),
+        (lambda x: x[:, :, :80, :80] * 2, (1, 3, 70, 70), 0b1),
+        (lambda x: x - x[:1], (1, 3, 8, 8), 0b1101),
+        (lambda x: x * (2 if x.shape[2] < 32 else 3), (1, 3, 33, 33), 0b1),
+        (lambda x: x * x.shape[0], (2, 3, 8, 8), 0b0),
+        (lambda x: x.relu(), (1, 3, 8, 8), 0b1101),
+    ],
+)
+def test_only_what_was_tried_is_free(function, shape, free):
+    """Zeros as example: they would agree with anything."""
+    net = Function(function)
+    compiled = pconv_ops.compile(net, torch.zeros(shape))
+    assert compiled.native.inputs()[0][2] == free
+    if free == 0b1101:
+        x = random(3, 3, 97, 101)
+        assert deviation(compiled(x), net(x)) < 1e-5
 
 
 def test_kinds_of_inputs():
@@ -427,6 +462,34 @@ def test_tune(tmp_path):
     assert deviation(compiled(x), want) < 1e-5
     compiled.save(tmp_path / "net.pconv")
     assert CompiledModel.load(tmp_path / "net.pconv").choices == found
+
+
+def test_sessions_of_before_are_not_used_again():
+    net, x = small_net("residual")
+    compiled = pconv_ops.compile(net, x)
+    shapes = (tuple(x.shape),)
+    sessions, session = compiled._take(shapes)
+    compiled.tune(x, runs=1)  # while a call is under way
+    compiled._give_back(sessions, session)
+    assert compiled._take(shapes)[1] is not session
+
+
+def test_sessions_are_few():
+    net, x = small_net("residual")
+    compiled = pconv_ops.compile(net, x)
+    taken = [compiled._take((tuple(x.shape),)) for _ in range(9)]
+    for sessions, session in taken:
+        compiled._give_back(sessions, session)
+    assert len(compiled._sessions[(tuple(x.shape),)]) == compiled_module._MAX_IDLE
+    for batch in range(1, 30):  # a shape that is used again and again stays
+        compiled(random(batch, *x.shape[1:]))
+        compiled(x)
+    assert (tuple(x.shape),) in compiled._sessions and len(compiled._sessions) == compiled_module._MAX_SHAPES
+
+
+def test_negative_views():
+    x = torch.complex(random(1, 3, 4, 4), random(1, 3, 4, 4, seed=2)).conj().imag
+    assert x.is_neg() and torch.equal(pconv_ops.compile(nn.Hardtanh(-5, 5), random(1, 3, 4, 4))(x), x.clamp(-5, 5))
 
 
 def test_choices_are_taken_and_saved():
