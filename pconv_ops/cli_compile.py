@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .cli_common import NETS, UsageError, add_pruning, check_file, track
@@ -95,13 +97,17 @@ def factory_model(path: Path, name: str, args: argparse.Namespace) -> Any:
     """The module that a function of a Python file returns, with the weights of --weights."""
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # of a .py file
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from torch import nn
+
+    module = load_module(path)
     if not callable(getattr(module, name, None)):
         raise UsageError(f"{path}: has no function '{name}'")
-    model = getattr(module, name)()
+    try:
+        model = getattr(module, name)()
+    except Exception as error:  # the user's code
+        raise UsageError(f"{path}: {name}() raises {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{path}: {name}() returns a {type(model).__name__}, not an nn.Module")
     if args.weights is not None:
         from .checkpoint import load_checkpoint
 
@@ -110,6 +116,22 @@ def factory_model(path: Path, name: str, args: argparse.Namespace) -> Any:
         except RuntimeError as error:  # torch's way to list keys that do not fit
             raise UsageError(f"--weights: {error}") from error
     return model
+
+
+def load_module(path: Path) -> ModuleType:
+    """A Python file as a module, which may import its neighbours."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # of a .py file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look for it there
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code
+        raise UsageError(f"{path}: raises {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
 
 
 def program(args: argparse.Namespace) -> tuple[Any, Any]:

@@ -45,7 +45,11 @@ class Encoder:
             )
         for value in self.graph.outputs:
             builder.add_output(_text(value.name), numbers[value])
-        return builder.finish(self.graph.single)
+        model = builder.finish(self.graph.single)
+        for row, node in zip(model.nodes(), self.graph.nodes, strict=True):
+            if row["shape"] != node.output.shape:  # a handler or pass has lied about what it made
+                raise AssertionError(f"{node.name}: is {list(row['shape'])}, the graph says {list(node.output.shape)}")
+        return model
 
     def _data(self, node: Node) -> dict[str, npt.NDArray[np.float32] | PackedConv]:
         data: dict[str, npt.NDArray[np.float32] | PackedConv] = {}

@@ -12,10 +12,23 @@ import pconv_ops
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FACTORY = """
+from __future__ import annotations
+from dataclasses import dataclass
+
 from torch import nn
+
+@dataclass
+class Sizes:
+    channels: int = 8
 
 def make():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 4))
+
+def needs(an_argument):
+    pass
+
+def other():
+    return {}
 
 not_callable = 3
 """
@@ -80,6 +93,9 @@ def test_tuned(capsys, tmp_path):
         (("FACTORY", "--input", "1,3,7,7", "-o", "OUT"), "model:"),
         (("FACTORY", "--input", "1,3,6,6", "-o", "no/folder/net.pconv"), "--output: the folder of"),
         (("FACTORY", "--input", "1,3,6,6", "-o", "OUT", "--weights", "WEIGHTS"), "--weights: Error(s) in loading"),
+        (("FILE:needs", "--input", "1,3,6,6", "-o", "OUT"), "needs() raises TypeError"),
+        (("FILE:other", "--input", "1,3,6,6", "-o", "OUT"), "other() returns a dict, not an nn.Module"),
+        (("FILE:not_callable", "--input", "1,3,6,6", "-o", "OUT"), "has no function 'not_callable'"),
         (("FACTORYX", "--input", "1,3,6,6", "-o", "OUT"), "has no function 'makeX'"),
         (("resnet18_cifar", "-o", "OUT", "--weights", "WEIGHTS"), "--weights: is for FILE.py:FACTORY"),
     ],
@@ -87,7 +103,9 @@ def test_tuned(capsys, tmp_path):
 def test_refused(arguments, message, capsys, factory, tmp_path):
     torch.save(small_net().state_dict(), tmp_path / "w.pt")
     known = {"OUT": tmp_path / "net.pconv", "FACTORY": factory, "FACTORYX": f"{factory}X", "WEIGHTS": tmp_path / "w.pt"}
-    status, _, error = run(capsys, "compile", *(known.get(word, word) for word in arguments))
+    file = factory.partition(":")[0]
+    words = [known.get(word, word.replace("FILE", file)) for word in arguments]
+    status, _, error = run(capsys, "compile", *words)
     assert status == 2 and message in error and error.count("\n") == 1
     assert not (tmp_path / "net.pconv").exists()
 
