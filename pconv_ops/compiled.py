@@ -96,7 +96,10 @@ class CompiledModel:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a model file (docs/FORMAT.md): graph, packed weights, choices of tune(). Whenever this is stopped the
         file is the old one or the new one. ValueError: it cannot be written."""
-        self._model.save(os.fsencode(path), self._choices)
+        name = os.fsencode(path)
+        if b"\0" in name:
+            raise ValueError(f"path: got {path!r}, a path holds no NUL")
+        self._model.save(name, self._choices)
 
     def to_bytes(self) -> bytes:
         """What save() writes; equal networks and choices give equal bytes."""

@@ -387,6 +387,8 @@ def test_pickle_and_paths(tmp_path):
     net, x = small_net("residual")
     compiled = pconv_ops.compile(net, x)
     assert torch.equal(pickle.loads(pickle.dumps(compiled))(x), compiled(x))
+    with pytest.raises(ValueError, match="a path holds no NUL"):
+        compiled.save(f"{tmp_path / 'cut'}\0.pconv")
     with pytest.raises(ValueError, match="cannot be written"):
         compiled.save(tmp_path / "no" / "folder.pconv")
     compiled.save(str(tmp_path / "söme name.pconv"))

@@ -74,7 +74,7 @@ void sync_folder(const std::string& path) {
 }  // namespace
 
 pconv_status read_file(const char* path, Bytes* bytes) {
-  const File file(::open(path, O_RDONLY | O_CLOEXEC));
+  const File file(::open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));  // a pipe would make us wait
   struct stat info;
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return bad_file(path, "cannot be opened");
   if (!S_ISREG(info.st_mode)) return fail(PCONV_INVALID_ARGUMENT, "%s: is no regular file", path);

@@ -1,5 +1,8 @@
 // Networks: what a session computes is what its nodes compute one by one, bit for bit, on every ISA, whatever shares
 // memory; models come back from their bytes whole; weights exist once; warm runs allocate nothing.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <thread>
 
@@ -218,6 +221,10 @@ TEST(bad_calls_are_refused) {
   refused(pconv_load_model("/nowhere/net.pconv", nullptr), "model: is null");
   pconv_model* missing = nullptr;
   refused(pconv_load_model("/nowhere/net.pconv", &missing), "/nowhere/net.pconv: cannot be opened");
+  const std::string pipe = format("/tmp/pconv-pipe-%d", static_cast<int>(getpid()));
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0, "mkfifo %s", pipe.c_str());
+  refused(pconv_load_model(pipe.c_str(), &missing), "is no regular file");
+  unlink(pipe.c_str());
   pconv_free_model(nullptr);
   pconv_free_session(nullptr);
   pconv_free_builder(nullptr);
