@@ -1,8 +1,8 @@
 // C API entry points: check pointers, hand over to the parts, turn failed allocations into a status.
 #include <algorithm>
-#include <chrono>
 #include <memory>
 
+#include "clock.h"
 #include "dispatch.h"
 #include "guarded.h"
 #include "max_pool.h"
@@ -18,10 +18,6 @@
 
 namespace pconv {
 namespace {
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct PeakRound {
   const IsaTable* table;

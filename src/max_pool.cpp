@@ -12,10 +12,6 @@ namespace {
 
 // The lines of some output rows stay in L1 beside the input rows that stream by.
 constexpr int64_t kLinesBytes = 16 << 10;
-// A task has at least so many inputs, some microseconds of work: waking a thread takes as long.
-constexpr int64_t kTaskFloats = 32 << 10;
-constexpr int64_t kTasksPerThread = 4;  // threads that start late find less to do
-
 struct Pooling {
   MaxPoolArgs all;  // all planes; no scratch yet
   MaxPoolFn run;

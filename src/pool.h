@@ -6,6 +6,10 @@
 
 namespace pconv {
 
+// A task has at least so many floats of work, some microseconds: waking a thread takes as long.
+constexpr int64_t kTaskFloats = 32 << 10;
+constexpr int64_t kTasksPerThread = 4;  // threads that start late find less to do
+
 // Calls task(context, i) once for each i in [0, n_tasks), on at most n_threads threads, the caller among them; returns
 // when all are done. Tasks are handed out one by one, in order. A nested call, and one that finds the pool busy, runs
 // inline. Tasks must not throw.

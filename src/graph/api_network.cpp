@@ -1,57 +1,17 @@
-// C API entry points of networks: check pointers, hand over to the parts.
-#include <algorithm>
+// C API entry points of models and builders: check pointers, hand over to the parts.
 #include <cstdlib>
 #include <cstring>
 
+#include "api_common.h"
 #include "guarded.h"
 #include "model_builder.h"
 #include "model_file.h"
 #include "op.h"
-#include "session.h"
 #include "spare_weights.h"
 #include "status.h"
 
 namespace pconv {
 namespace {
-
-// An index of something that there are `count` of.
-pconv_status check_index(const char* name, int index, size_t count) {
-  if (index >= 0 && static_cast<size_t>(index) < count) return PCONV_OK;
-  return fail(PCONV_INVALID_ARGUMENT, "%s: got %d, there are %zu", name, index, count);
-}
-
-pconv_status check_items(const char* name, const void* items, int count) {
-  if (count < 0) return fail(PCONV_INVALID_ARGUMENT, "number of %s: got %d, allowed 0 and more", name, count);
-  return count > 0 && items == nullptr ? null_argument(name) : PCONV_OK;
-}
-
-pconv_status read_shape(const pconv_shape& from, Shape* to) {
-  if (from.rank < 0 || from.rank > kMaxRank) {
-    return fail(PCONV_INVALID_ARGUMENT, "shape: rank %d, allowed 0 to %d", from.rank, kMaxRank);
-  }
-  if (from.step != 0) return fail(PCONV_INVALID_ARGUMENT, "shape: step must be 0 here");
-  to->rank = from.rank;
-  std::copy(from.dims, from.dims + from.rank, to->dims);
-  return PCONV_OK;
-}
-
-pconv_shape c_shape(const Shape& from, int64_t step) {
-  pconv_shape shape = {};
-  shape.rank = from.rank;
-  std::copy(from.dims, from.dims + from.rank, shape.dims);
-  shape.step = step;
-  return shape;
-}
-
-pconv_status read_choices(const Model& model, const pconv_choice* from, int count, std::vector<Choice>* to) {
-  if (const pconv_status s = check_items("choices", from, count)) return s;
-  for (int i = 0; i < count; ++i) {
-    if (from[i].isa == nullptr || from[i].ukernel == nullptr) return null_argument("choices[i].isa, .ukernel");
-    to->push_back({from[i].node, from[i].isa, from[i].ukernel, from[i].n, from[i].h, from[i].w});
-    if (const pconv_status s = check_choice(model, static_cast<size_t>(i), to->back())) return s;
-  }
-  return PCONV_OK;
-}
 
 pconv_status write_with_choices(const pconv_model* model, const pconv_choice* choices, int n_choices, Bytes* bytes) {
   std::vector<Choice> list;
@@ -81,19 +41,10 @@ int64_t index_bytes(const pconv_packed_header& h) {
   return static_cast<int64_t>(h.total_bytes - weights - biases);
 }
 
-// Data of earlier nodes that this one shares, or -1; numbers are those of all data in order.
-int shared_with(const Model& model, const Data& data) {
-  int number = 0;
-  for (const Node& node : model.nodes) {
-    for (const Data& other : node.data) {
-      if (&other == &data) return -1;
-      if (data.layer != nullptr ? other.layer == data.layer : other.layer == nullptr && other.values == data.values) {
-        return number;
-      }
-      ++number;
-    }
-  }
-  return -1;
+// The first data that lies where data `index` of a node lies, or -1: that is this one.
+int shared_with(const Model& model, const Node& node, size_t index) {
+  const int first = model.data_numbers.at(node.data[index].identity());
+  return first == node.first_data + static_cast<int>(index) ? -1 : first;
 }
 
 void add_sizes(const Data& data, pconv_model_info* info) {
@@ -109,16 +60,6 @@ void add_sizes(const Data& data, pconv_model_info* info) {
 pconv_value_info value_info(const Model& model, const std::string& name, int value, uint32_t free_dims) {
   const Shape& shape = model.shapes[static_cast<size_t>(value)];
   return {name.c_str(), value, c_shape(shape, 0), free_dims};
-}
-
-pconv_place c_place(const Place& place, const Tensor& tensor) {
-  return {place.base, place.index, place.offset, c_shape(tensor.shape, place.step)};
-}
-
-// Multiply-adds with kept weights.
-int64_t macs(const Step& step) {
-  if (step.plan == nullptr) return 0;
-  return step.plan->n * step.plan->out_h * step.plan->out_w * step.plan->nnz;
 }
 
 pconv_status check_node_desc(const pconv_node_desc& node) {
@@ -137,17 +78,6 @@ pconv_status check_node_desc(const pconv_node_desc& node) {
     }
   }
   return PCONV_OK;
-}
-
-pconv_status read_options(const Model& model, const pconv_session_options* from, SessionOptions* to) {
-  for (const ModelInput& input : model.inputs) to->inputs.push_back(input.shape);
-  if (from == nullptr || from->choices == nullptr) to->choices = model.choices;
-  if (from == nullptr) return PCONV_OK;
-  to->isa = from->isa;
-  for (size_t i = 0; from->inputs != nullptr && i < to->inputs.size(); ++i) {
-    if (const pconv_status s = read_shape(from->inputs[i], &to->inputs[i])) return s;
-  }
-  return read_choices(model, from->choices, from->n_choices, &to->choices);
 }
 
 }  // namespace
@@ -220,8 +150,8 @@ pconv_status pconv_query_model(const pconv_model* model, pconv_model_info* info)
   info->n_choices = static_cast<int>(m.choices.size());
   info->single_output = m.single_output ? 1 : 0;
   for (const pconv::Node& node : m.nodes) {
-    for (const pconv::Data& data : node.data) {
-      if (pconv::shared_with(m, data) < 0) pconv::add_sizes(data, info);
+    for (size_t i = 0; i < node.data.size(); ++i) {
+      if (pconv::shared_with(m, node, i) < 0) pconv::add_sizes(node.data[i], info);
     }
   }
   return PCONV_OK;
@@ -275,7 +205,7 @@ pconv_status pconv_get_data(const pconv_model* model, int node, int index, pconv
   info->values = data.values;
   info->count = data.count;
   info->is_fp16 = data.layer != nullptr ? data.layer->view.header.weight_type == PCONV_PACKED_FP16 : data.is_fp16;
-  info->shared_with = pconv::shared_with(m, data);
+  info->shared_with = pconv::shared_with(m, m.nodes[static_cast<size_t>(node)], static_cast<size_t>(index));
   info->bytes = pconv::stored_bytes(data);
   info->has_layer = data.layer != nullptr;
   return data.layer != nullptr ? pconv_query_packed(data.layer.get(), &info->layer) : PCONV_OK;
@@ -355,74 +285,4 @@ pconv_status pconv_finish_model(pconv_builder* builder, int single_output, pconv
     *builder = std::move(fresh);
     return PCONV_OK;
   });
-}
-
-pconv_status pconv_plan_model(const pconv_model* model, const pconv_session_options* options, pconv_session** session) {
-  if (model == nullptr) return null_argument("model");
-  if (session == nullptr) return null_argument("session");
-  return guarded([&] {
-    pconv::SessionOptions read;
-    if (const pconv_status s = pconv::read_options(*model->model, options, &read)) return s;
-    std::unique_ptr<pconv_session> result;
-    const pconv_status s = pconv::plan_session(model->model, read, &result);
-    if (s == PCONV_OK) *session = result.release();
-    return s;
-  });
-}
-
-void pconv_free_session(pconv_session* session) { delete session; }
-
-pconv_status pconv_query_session(const pconv_session* session, pconv_session_info* info) {
-  if (session == nullptr) return null_argument("session");
-  if (info == nullptr) return null_argument("info");
-  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  *info = {static_cast<int>(session->steps.size()),
-           session->arena_plan.floats * kFloat,
-           session->arena_plan.live_floats * kFloat,
-           session->weight_bytes,
-           session->scratch_bytes,
-           session->isa->name};
-  return PCONV_OK;
-}
-
-pconv_status pconv_get_session_output(const pconv_session* session, int index, pconv_shape* shape) {
-  if (session == nullptr) return null_argument("session");
-  if (shape == nullptr) return null_argument("shape");
-  const std::vector<pconv::ModelOutput>& outputs = session->model->outputs;
-  if (const pconv_status s = check_index("index", index, outputs.size())) return s;
-  *shape = pconv::c_shape(session->shapes[static_cast<size_t>(outputs[static_cast<size_t>(index)].value)], 0);
-  return PCONV_OK;
-}
-
-pconv_status pconv_get_step(const pconv_session* session, int index, pconv_step_info* info) {
-  if (session == nullptr) return null_argument("session");
-  if (info == nullptr) return null_argument("info");
-  if (const pconv_status s = check_index("index", index, session->steps.size())) return s;
-  const pconv::Step& step = session->steps[static_cast<size_t>(index)];
-  const pconv::Node* node = step.node >= 0 ? &session->model->nodes[static_cast<size_t>(step.node)] : nullptr;
-  *info = {step.node,
-           node != nullptr ? node->name.c_str() : "",
-           step.is_copy ? "copy" : node->op->name,
-           step.plan != nullptr ? step.plan->ukernel->name : nullptr,
-           pconv::macs(step),
-           static_cast<int>(step.inputs.size()),
-           pconv::c_place(step.output_place, step.output)};
-  return PCONV_OK;
-}
-
-pconv_status pconv_get_step_input(const pconv_session* session, int step, int index, pconv_place* place) {
-  if (session == nullptr) return null_argument("session");
-  if (place == nullptr) return null_argument("place");
-  if (const pconv_status s = check_index("step", step, session->steps.size())) return s;
-  const pconv::Step& of = session->steps[static_cast<size_t>(step)];
-  if (const pconv_status s = check_index("index", index, of.inputs.size())) return s;
-  *place = pconv::c_place(of.input_places[static_cast<size_t>(index)], of.inputs[static_cast<size_t>(index)]);
-  return PCONV_OK;
-}
-
-pconv_status pconv_run_session(pconv_session* session, const pconv_session_args* args) {
-  if (session == nullptr) return null_argument("session");
-  if (args == nullptr) return null_argument("args");
-  if (args->inputs == nullptr || args->outputs == nullptr) return null_argument("args.inputs, args.outputs");
-  return guarded([&] { return pconv::run_session(session, *args); });
 }

@@ -118,6 +118,8 @@ pconv_status add_node(Model* model, Node node) {
   node.output = model->n_values();
   Shape output;
   if (const pconv_status s = infer_named(index, node, model->shapes, &output)) return s;
+  node.first_data = model->n_data;
+  for (const Data& data : node.data) model->data_numbers.emplace(data.identity(), model->n_data++);
   model->nodes.push_back(std::move(node));
   model->shapes.push_back(output);
   return PCONV_OK;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "node.h"
@@ -42,7 +43,9 @@ struct Model {
   std::vector<Choice> choices;
   std::vector<Shape> shapes;  // of every value, for the inputs' own shapes
   bool single_output = false;
-  std::mutex planning;  // held by whoever reads or moves the weights of layers
+  int n_data = 0;                                     // of all nodes
+  std::unordered_map<const void*, int> data_numbers;  // of the first data that lie there, by Data::identity()
+  std::mutex planning;                                // held by whoever reads or moves the weights of layers
 
   int n_values() const { return static_cast<int>(inputs.size() + nodes.size()); }
   int value_of(int node) const { return static_cast<int>(inputs.size()) + node; }

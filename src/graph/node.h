@@ -29,6 +29,8 @@ struct Shape {
     for (int i = from; i < rank; ++i) n *= dims[i];
     return n;
   }
+  // Floats of one of the parts that a step parts: all behind dims[0].
+  int64_t part() const { return inner(rank > 0 ? 1 : 0); }
   bool operator==(const Shape& o) const {
     if (rank != o.rank) return false;
     for (int i = 0; i < rank; ++i) {
@@ -59,6 +61,9 @@ struct Data {
   std::shared_ptr<const void> owner;    // keeps `values`; null: the caller does
   std::shared_ptr<pconv_packed> layer;  // kLayer
   bool is_fp16 = false;                 // as it came; values are fp32 all the same
+
+  // The same for data that are shared.
+  const void* identity() const { return layer != nullptr ? static_cast<const void*>(layer.get()) : values; }
 };
 
 struct OpInfo;
@@ -71,6 +76,7 @@ struct Node {
   std::vector<int64_t> ints;
   std::vector<float> floats;
   std::vector<Data> data;
+  int first_data = 0;  // number of data[0] among those of all nodes
 
   const Data* find(Role role) const {
     for (const Data& d : data) {

@@ -27,7 +27,8 @@ Table table() {
    rules::name.infer,                                       \
    rules::name.run,                                         \
    rules::name.view,                                        \
-   rules::name.in_place},
+   rules::name.writes_over,                                 \
+   rules::name.joins_inputs},
 #include "ops.def"
 #undef PCONV_OP
   };

@@ -29,8 +29,9 @@ struct OpInfo {
   // True: the output is a part of input 0 as it lies in memory, `offset` floats behind its start and with `step`; then
   // nobody has to run it. Of the input only shape and step count. Null: never.
   bool (*view)(const Node& node, const Tensor& input, const Shape& output, int64_t* offset, int64_t* step);
-  // The output may be written over input 0 (elementwise; also input 1, where it has the output's shape).
-  bool in_place;
+  // Bit i: the output may be written over input i, where that has the output's shape.
+  unsigned writes_over;
+  bool joins_inputs;  // the output is its inputs, one behind the other along attribute 0
 };
 
 // Name of data, as ops.def has it, and back; false: there is none.

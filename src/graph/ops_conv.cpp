@@ -51,7 +51,7 @@ pconv_status run_conv(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule conv = {infer_conv, run_conv, nullptr, false};
+const OpRule conv = {infer_conv, run_conv, nullptr, 0b10};  // its residual
 }  // namespace rules
 
 }  // namespace pconv

@@ -104,10 +104,10 @@ pconv_status run_binary(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule activate = {infer_activate, run_activate, nullptr, true};
-const OpRule add = {infer_binary, run_binary<BinaryKind::kAdd>, nullptr, true};
-const OpRule sub = {infer_binary, run_binary<BinaryKind::kSub>, nullptr, true};
-const OpRule mul = {infer_binary, run_binary<BinaryKind::kMul>, nullptr, true};
+const OpRule activate = {infer_activate, run_activate, nullptr, 0b1};
+const OpRule add = {infer_binary, run_binary<BinaryKind::kAdd>, nullptr, 0b11};
+const OpRule sub = {infer_binary, run_binary<BinaryKind::kSub>, nullptr, 0b11};
+const OpRule mul = {infer_binary, run_binary<BinaryKind::kMul>, nullptr, 0b11};
 }  // namespace rules
 
 }  // namespace pconv

@@ -94,7 +94,7 @@ pconv_status run_linear(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule linear = {infer_linear, run_linear, nullptr, false};
+const OpRule linear = {infer_linear, run_linear, nullptr};
 }  // namespace rules
 
 }  // namespace pconv

@@ -33,7 +33,6 @@ pconv_status infer_concat(const Node& node, const Shape* inputs, Shape* output) 
   return PCONV_OK;
 }
 
-// Inputs that lie where they belong stay there.
 pconv_status run_concat(const OpCall& call) {
   const int dim = static_cast<int>(call.node.ints[0]);
   float* target = call.output.data;
@@ -41,8 +40,7 @@ pconv_status run_concat(const OpCall& call) {
     const Tensor& x = call.inputs[i];
     StridedCopy copy;
     for (int d = 0; d < x.shape.rank; ++d) copy.add(x.shape.dims[d], stride_of(x, d), stride_of(call.output, d));
-    const bool there = x.data == target && (x.shape.dims[0] <= 1 || x.step == call.output.step);
-    if (!there) copy.run(x.data, target, call.n_threads);
+    copy.run(x.data, target, call.n_threads);
     target += x.shape.dims[dim] * stride_of(call.output, dim);
   }
   return PCONV_OK;
@@ -188,10 +186,10 @@ pconv_status run_pixel_shuffle(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule concat = {infer_concat, run_concat, nullptr, false};
-const OpRule slice = {infer_slice, run_slice, view_slice, false};
-const OpRule pad = {infer_pad, run_pad, nullptr, false};
-const OpRule pixel_shuffle = {infer_pixel_shuffle, run_pixel_shuffle, nullptr, false};
+const OpRule concat = {infer_concat, run_concat, nullptr, 0, true};
+const OpRule slice = {infer_slice, run_slice, view_slice};
+const OpRule pad = {infer_pad, run_pad, nullptr};
+const OpRule pixel_shuffle = {infer_pixel_shuffle, run_pixel_shuffle, nullptr};
 }  // namespace rules
 
 }  // namespace pconv

@@ -240,10 +240,10 @@ pconv_status run_mean(const OpCall& call) { return run_sums(call, static_cast<in
 }  // namespace
 
 namespace rules {
-const OpRule max_pool = {infer_max_pool, run_max_pool, nullptr, false};
-const OpRule avg_pool = {infer_avg_pool, run_avg_pool, nullptr, false};
-const OpRule adaptive_avg_pool = {infer_adaptive_avg_pool, run_adaptive_avg_pool, nullptr, false};
-const OpRule mean = {infer_mean, run_mean, nullptr, false};
+const OpRule max_pool = {infer_max_pool, run_max_pool, nullptr};
+const OpRule avg_pool = {infer_avg_pool, run_avg_pool, nullptr};
+const OpRule adaptive_avg_pool = {infer_adaptive_avg_pool, run_adaptive_avg_pool, nullptr};
+const OpRule mean = {infer_mean, run_mean, nullptr};
 }  // namespace rules
 
 }  // namespace pconv

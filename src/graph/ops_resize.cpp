@@ -199,7 +199,7 @@ pconv_status run_upsample(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule upsample = {infer_upsample, run_upsample, nullptr, false};
+const OpRule upsample = {infer_upsample, run_upsample, nullptr};
 }  // namespace rules
 
 }  // namespace pconv

@@ -146,10 +146,10 @@ pconv_status infer_constant(const Node& node, const Shape*, Shape* output) {
 }  // namespace
 
 namespace rules {
-const OpRule reshape = {infer_reshape, run_reshape, view_reshape, false};
-const OpRule flatten = {infer_flatten, run_reshape, view_reshape, false};
-const OpRule permute = {infer_permute, run_permute, view_permute, false};
-const OpRule constant = {infer_constant, nullptr, nullptr, false};
+const OpRule reshape = {infer_reshape, run_reshape, view_reshape};
+const OpRule flatten = {infer_flatten, run_reshape, view_reshape};
+const OpRule permute = {infer_permute, run_permute, view_permute};
+const OpRule constant = {infer_constant, nullptr, nullptr};
 }  // namespace rules
 
 }  // namespace pconv

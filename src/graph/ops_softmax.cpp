@@ -58,7 +58,7 @@ pconv_status run_softmax(const OpCall& call) {
 }  // namespace
 
 namespace rules {
-const OpRule softmax = {infer_softmax, run_softmax, nullptr, true};
+const OpRule softmax = {infer_softmax, run_softmax, nullptr, 0b1};
 }  // namespace rules
 
 }  // namespace pconv

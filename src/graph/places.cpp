@@ -10,10 +10,6 @@ namespace {
 
 constexpr int kNever = -1;
 
-int64_t contiguous_step(const Shape& shape) { return shape.rank > 0 ? shape.inner(1) : 1; }
-
-bool is(const Node& node, const char* op) { return node.op == find_op(op); }
-
 // A piece of memory and what lies in it.
 struct Buffer {
   pconv_base base;
@@ -74,7 +70,7 @@ class Planner {
   void host_inputs(int i) {
     const Node& concat = node(i);
     const int result = model_.value_of(i);
-    if (last_use_[index(result)] == kNever || !is(concat, "concat") || concat.ints[0] > 1) return;
+    if (last_use_[index(result)] == kNever || !concat.op->joins_inputs || concat.ints[0] > 1) return;
     const bool along_first = concat.ints[0] == 0;
     int64_t before = 0;
     for (const int value : concat.inputs) {
@@ -88,7 +84,7 @@ class Planner {
   bool can_be_hosted(int value, const Node& concat) const {
     const int maker = model_.node_of(value);
     if (maker < 0 || hosts_[index(value)].value != kNever || output_of_[index(value)] != kNever) return false;
-    if (node(maker).op->view != nullptr || is(node(maker), "constant")) return false;
+    if (node(maker).op->view != nullptr || node(maker).op->run == nullptr) return false;
     return std::count(concat.inputs.begin(), concat.inputs.end(), value) == 1;
   }
 
@@ -100,17 +96,17 @@ class Planner {
 
   void place_node(int i) {
     const int value = model_.value_of(i);
-    if (is(node(i), "constant")) return own_buffer(value, PCONV_DATA, i, i);
+    if (node(i).op->run == nullptr) return own_buffer(value, PCONV_DATA, i, i);
     if (hosts_[index(value)].value == kNever && (place_as_view(i) || place_in_place(i))) return;
     if (buffer_of_[index(value)] == kNever) place_new(value, i);
-    if (is(node(i), "concat") && buffers_[index(buffer_of_[index(value)])].has_parts) return move_rest(i);
+    if (node(i).op->joins_inputs && buffers_[index(buffer_of_[index(value)])].has_parts) return move_rest(i);
     out_.runs[index(i)] = true;
   }
 
   void own_buffer(int value, pconv_base base, int number, int first) {
     Buffer buffer = {base, shape(value).count(), first, first, false};
     buffers_.push_back(buffer);
-    join(value, static_cast<int>(buffers_.size()) - 1, {base, number, 0, contiguous_step(shape(value))});
+    join(value, static_cast<int>(buffers_.size()) - 1, {base, number, 0, shape(value).part()});
   }
 
   void join(int value, int buffer, Place place) {
@@ -164,7 +160,7 @@ class Planner {
     if (output_of_[index(to)] != kNever) return false;  // rather straight to the caller
     for (size_t k = 0; k < n.inputs.size(); ++k) {
       const int from = n.inputs[k];
-      if (!may_write_over(n, k) || shape(from) != shape(to)) continue;
+      if ((n.op->writes_over >> k & 1) == 0 || shape(from) != shape(to)) continue;
       const Buffer& b = buffers_[index(buffer_of_[index(from)])];
       if (b.base != PCONV_ARENA || b.last > i || !covers(b, from)) continue;
       if (other_input_in(n, k, buffer_of_[index(from)])) continue;
@@ -173,11 +169,6 @@ class Planner {
       return true;
     }
     return false;
-  }
-
-  static bool may_write_over(const Node& n, size_t input) {
-    if (is(n, "conv")) return input == 1;  // the residual
-    return n.op->in_place;
   }
 
   bool other_input_in(const Node& n, size_t input, int buffer) const {
@@ -214,7 +205,7 @@ class Planner {
       const Place& at = out_.values[index(value)];
       if (at.base == PCONV_OUTPUT && at.index == j && covers(buffers_[index(buffer_of_[index(value)])], value))
         continue;
-      out_.moves.push_back({n_nodes_, value, at, {PCONV_OUTPUT, j, 0, contiguous_step(shape(value))}});
+      out_.moves.push_back({n_nodes_, value, at, {PCONV_OUTPUT, j, 0, shape(value).part()}});
     }
   }
 

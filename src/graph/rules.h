@@ -17,7 +17,8 @@ struct OpRule {
   decltype(OpInfo::infer) infer;
   decltype(OpInfo::run) run;
   decltype(OpInfo::view) view;
-  bool in_place;
+  unsigned writes_over = 0;
+  bool joins_inputs = false;
 };
 namespace rules {
 #define PCONV_OP(id, name, least, most, ints, floats, data) extern const OpRule name;
@@ -54,10 +55,6 @@ void activate(const NodeActivation& activation, const Tensor& x, const Tensor& y
 void finish(const NodeActivation& activation, const OpCall& call);
 
 // ---- tasks ---------------------------------------------------------------------------------------------------------
-
-// A task has at least so many floats of work, some microseconds: waking a thread takes as long.
-constexpr int64_t kTaskFloats = 32 << 10;
-constexpr int64_t kTasksPerThread = 4;  // threads that start late find less to do
 
 inline int64_t count_tasks(int64_t n, int64_t floats_each, int n_threads) {
   if (n_threads == 1) return 1;

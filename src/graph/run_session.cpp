@@ -1,6 +1,6 @@
 // Runs the steps of a session one after another; each spreads its own work over the threads.
-#include <chrono>
 
+#include "clock.h"
 #include "pool.h"
 #include "session.h"
 #include "status.h"
@@ -9,10 +9,6 @@
 
 namespace pconv {
 namespace {
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 class Running {
  public:
@@ -82,7 +78,7 @@ void copy_tensor(const Tensor& from, const Tensor& to, int n_threads) {
   const int64_t parts = from.shape.rank > 0 ? from.shape.dims[0] : 1;
   StridedCopy copy = {};
   copy.add(parts, from.step, to.step);
-  copy.add(from.shape.inner(1), 1, 1);
+  copy.add(from.shape.part(), 1, 1);
   copy.run(from.data, to.data, n_threads);
 }
 

@@ -19,17 +19,12 @@ pconv_status check_list(const char* name, const void* items, int count, int most
   return PCONV_OK;
 }
 
-// Floats of a part, 0 of a tensor without any.
-int64_t part_floats(const Shape& shape) { return shape.inner(shape.rank > 0 ? 1 : 0); }
-
 // Floats from the first to behind the last.
-int64_t extent(const Tensor& t) {
-  return t.shape.count() == 0 ? 0 : (parts_of(t.shape) - 1) * t.step + part_floats(t.shape);
-}
+int64_t extent(const Tensor& t) { return t.shape.count() == 0 ? 0 : (parts_of(t.shape) - 1) * t.step + t.shape.part(); }
 
 // step 0 is that of parts without gaps.
 pconv_status set_step(const char* what, int64_t step, Tensor* t) {
-  const int64_t least = part_floats(t->shape);
+  const int64_t least = t->shape.part();
   t->step = step == 0 ? least : step;
   if (t->step < least) {
     return fail(PCONV_INVALID_ARGUMENT, "%s: got a step of %" PRId64 ", its parts have %" PRId64 " floats", what, step,
@@ -101,15 +96,16 @@ bool share(const Tensor& a, const Tensor& b) {
   if (at_a >= at_b + extent(b) * bytes || at_b >= at_a + extent(a) * bytes) return false;
   if (a.step != b.step || a.contiguous() || b.contiguous()) return true;
   const int64_t step = a.step * bytes, ahead = ((at_b - at_a) % step + step) % step;
-  return ahead < part_floats(a.shape) * bytes || ahead + part_floats(b.shape) * bytes > step;
+  return ahead < a.shape.part() * bytes || ahead + b.shape.part() * bytes > step;
 }
 
 pconv_status check_overlap(const OpInfo& info, int index, const Tensor& input, const Tensor& output) {
   if (extent(input) == 0 || extent(output) == 0 || !share(input, output)) return PCONV_OK;
   const bool same = input.data == output.data && input.shape == output.shape && input.step == output.step;
-  if (info.in_place && same) return PCONV_OK;
+  const bool may = (info.writes_over >> index & 1) != 0;
+  if (may && same) return PCONV_OK;
   return fail(PCONV_INVALID_ARGUMENT, "output: overlaps input %d%s", index,
-              info.in_place ? " without being the same tensor" : "");
+              may ? " without being the same tensor" : "");
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // Model -> bytes of a model file: the sections of docs/FORMAT.md one behind the other.
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <utility>
 
 #include "crc32.h"
@@ -75,11 +74,10 @@ class ModelWriter {
     }
   }
 
-  DataRecord record_of(const Data& data) {
+  DataRecord record_of(const Data& data) const {
     const auto role = static_cast<uint16_t>(data.role);
-    const void* const memory = data.layer != nullptr ? static_cast<const void*>(data.layer.get()) : data.values;
-    const auto [first, is_new] = first_record_.emplace(memory, records_.size());
-    if (!is_new) return {role, kShared, 0, first->second};
+    const auto first = static_cast<uint64_t>(model_.data_numbers.at(data.identity()));
+    if (first != records_.size()) return {role, kShared, 0, first};
     if (data.layer != nullptr) return {role, kPackedLayer, 0, static_cast<uint64_t>(stored_bytes(data))};
     return {role, data.is_fp16 ? kFp16 : kFp32, 0, static_cast<uint64_t>(data.count)};
   }
@@ -145,7 +143,6 @@ class ModelWriter {
   std::vector<float> floats_;
   std::vector<DataRecord> records_;
   std::vector<const Data*> data_;
-  std::map<const void*, uint64_t> first_record_;  // of data, by where it lies in memory
   std::string text_;
   Bytes bytes_;
 };
