@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ._native import NativeModel, NativeSession, ukernels
+from .graph import Shape
 from .memory import aligned_empty
 from .packing import is_tensor
 from .profile_report import Profile, StepTime
 from .threads import get_num_threads
 
-Shape = tuple[int, ...]
 Choice = tuple[int, str, str, tuple[int, int, int]]  # node, isa, ukernel, (n, h, w) of its input
 
 _MAX_SHAPES = 8  # sets of input shapes that stay planned; the one not used for longest goes first
@@ -163,11 +164,13 @@ class CompiledModel:
 
     def profile(self, *inputs: Any, runs: int = 20) -> Profile:
         """Time of every operator, memory; print it or .plot() it. Without inputs: zeros of the example's shapes."""
+        _check_runs(runs)
         tensors = self._example(inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         sessions, session = self._take(shapes)
         try:
-            times, whole = _measure(session, tensors, runs)
+            measured = _Runs(session, tensors)
+            times, whole = measured.step_seconds(runs), measured.seconds(runs)
             steps, info = session.steps(), session.info
         finally:
             self._give_back(sessions, session)
@@ -182,12 +185,12 @@ class CompiledModel:
         """Measures every ukernel of this machine's ISA for every convolution on inputs of these shapes (none: the
         example's) and keeps those that are more than 3 % faster than the planned ones; saved with the network. Returns
         what was chosen. Other shapes and ISAs keep their choices; results may differ in rounding."""
+        _check_runs(runs)
         tensors = self._example(inputs)
-        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-        planned = self._model.plan(shapes)  # without choices
+        planned = self._model.plan([tuple(tensor.shape) for tensor in tensors])  # without choices
         maps = {step["node"]: _map(step) for step in planned.steps() if step["ukernel"] is not None}
         isa = planned.info["isa"]
-        best = _fastest(self._model, shapes, tensors, planned, maps, runs)
+        best = _fastest(self._model, tensors, planned, runs)
         found = [(node, isa, ukernel, maps[node]) for node, ukernel in best.items()]
         measured = {(node, isa, shape) for node, shape in maps.items()}
         others = [choice for choice in self._choices if (choice[0], choice[1], choice[3]) not in measured]
@@ -206,47 +209,63 @@ def _map(step: Mapping[str, Any]) -> tuple[int, int, int]:
     return n, h, w
 
 
-def _measure(session: NativeSession, tensors: list[Any], runs: int) -> tuple[list[float], float]:
-    """Median seconds of every step, and of whole runs without their clocks."""
+class _Runs:
+    """A session and tensors to run it on again and again; once before anything is measured."""
+
+    def __init__(self, session: NativeSession, tensors: list[Any]) -> None:
+        self.session, self.tensors = session, tensors
+        self.outputs = [aligned_empty(shape) for shape in session.output_shapes]
+        self.run()
+
+    def run(self, step_seconds: npt.NDArray[np.float64] | None = None) -> None:
+        addresses = list(map(_address, self.tensors)), list(map(_address, self.outputs))
+        self.session.run(*addresses, get_num_threads(), step_seconds)
+
+    def step_seconds(self, runs: int) -> list[float]:
+        """Median of every step."""
+        seconds = np.zeros((runs, self.session.info["n_steps"]))
+        for row in seconds:
+            self.run(row)
+        return [float(median) for median in np.median(seconds, axis=0)]
+
+    def seconds(self, runs: int) -> float:
+        """Median of whole runs, without the clocks of steps."""
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self.run()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+
+def _check_runs(runs: int) -> None:
+    if not isinstance(runs, int) or isinstance(runs, bool):
+        raise TypeError(f"runs: expected an int, got {type(runs).__name__}")
     if runs < 1:
         raise ValueError(f"runs: expected >= 1, got {runs}")
-    outputs = [aligned_empty(shape) for shape in session.output_shapes]
-    addresses = list(map(_address, tensors)), list(map(_address, outputs))
-    seconds = np.zeros((runs, session.info["n_steps"]))
-    whole = []
-    session.run(*addresses, get_num_threads())
-    for i in range(runs):
-        session.run(*addresses, get_num_threads(), seconds[i])
-        start = time.perf_counter()
-        session.run(*addresses, get_num_threads())
-        whole.append(time.perf_counter() - start)
-    return [float(median) for median in np.median(seconds, axis=0)], statistics.median(whole)
 
 
-def _fastest(
-    model: NativeModel,
-    shapes: tuple[Shape, ...],
-    tensors: list[Any],
-    planned: NativeSession,
-    maps: Mapping[int, tuple[int, int, int]],
-    runs: int,
-) -> dict[int, str]:
+def _fastest(model: NativeModel, tensors: list[Any], planned: NativeSession, runs: int) -> dict[int, str]:
     """Node -> ukernel, where one is faster than the planned one. All layers try the same ukernel at once: as many
     sessions as there are ukernels, not as there are pairs of both."""
-    times: dict[int, dict[str, float]] = {node: {} for node in maps}
-    isa = planned.info["isa"]
-    names = [row["name"] for row in ukernels() if row["isa"] == isa]
-    for name in [None, *names]:
-        choices = [(node, isa, name, shape) for node, shape in maps.items()] if name is not None else []
-        session = model.plan(shapes, isa, choices)
+    isa, shapes = planned.info["isa"], [tuple(tensor.shape) for tensor in tensors]
+    layers = [step for step in planned.steps() if step["ukernel"] is not None]
+    usual = {step["node"]: step["ukernel"] for step in layers}
+    times: dict[int, dict[str, float]] = {node: {} for node in usual}
+
+    def measure(session: NativeSession, wanted: Mapping[int, str]) -> None:
+        """Of the steps that run on the ukernel that was wanted; others were planned as ever."""
         steps = session.steps()
-        if name is not None and all(step["ukernel"] != name for step in steps):
-            continue  # no layer takes it
-        for step, seconds in zip(steps, _measure(session, tensors, runs)[0], strict=True):
-            if step["ukernel"] is not None and name in (None, step["ukernel"]):
-                known = times[step["node"]].get(step["ukernel"], seconds)
-                times[step["node"]][step["ukernel"]] = min(known, seconds)
-    usual = {step["node"]: step["ukernel"] for step in planned.steps() if step["ukernel"] is not None}
+        if any(wanted.get(step["node"], "") == step["ukernel"] for step in steps):
+            for step, seconds in zip(steps, _Runs(session, tensors).step_seconds(runs), strict=True):
+                if wanted.get(step["node"], "") == step["ukernel"]:
+                    known = times[step["node"]]
+                    known[step["ukernel"]] = min(seconds, known.get(step["ukernel"], seconds))
+
+    measure(planned, usual)
+    for name in [row["name"] for row in ukernels() if row["isa"] == isa]:
+        choices = [(step["node"], isa, name, _map(step)) for step in layers]
+        measure(model.plan(shapes, isa, choices), dict.fromkeys(usual, name))
     best = {node: min(found, key=found.__getitem__) for node, found in times.items()}
     return {node: name for node, name in best.items() if times[node][name] * _MARGIN < times[node][usual[node]]}
 

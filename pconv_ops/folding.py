@@ -5,12 +5,11 @@ Shared by convert (epilogue.py) and by the passes over graphs. Knows numpy alone
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from .graph import Array
+
 Float64 = npt.NDArray[np.float64]
 
 

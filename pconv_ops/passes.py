@@ -13,7 +13,6 @@ import numpy as np
 
 from .folding import scaled
 from .graph import ACTIVATED, Activation, Graph, Node, Value, constant_of
-from .report import LayerPruning, PruneReport
 from .tidying import PATTERNS, TIDYING, Pass, affine_of
 
 _MAX_PADDING = 65535  # of a side (docs/FORMAT.md)
@@ -184,19 +183,3 @@ def _take_activation(node: Node, giver: Node, repeats: int = 1) -> None:
 
 FOLDING: tuple[Pass, ...] = (fold_padding, fold_affine, merge_affines)
 FUSING: tuple[Pass, ...] = (fuse_activations, fuse_residuals)
-
-
-# ---- layerwise information extraction
-
-
-def layer_report(graph: Graph) -> PruneReport:
-    """What pruning left of each convolution: kept weights and kernels, patterns, kernels per filter. `reason` names
-    what its epilogue computes."""
-    rows = []
-    for node in graph.nodes:
-        if node.op == "conv":
-            parts = ["residual"] if len(node.inputs) == 2 else []
-            parts += [node.activation.name.lower()] if node.activation is not Activation.NONE else []
-            groups = node.number("groups")
-            rows.append(LayerPruning.of(node.name, node.data["weight"], groups, ", ".join(parts)))
-    return PruneReport(rows)

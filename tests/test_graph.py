@@ -136,7 +136,7 @@ def test_graphs_and_passes_need_no_torch():
     code = f"""{BLOCK_TORCH}
 import numpy as np
 from pconv_ops.graph import Graph
-from pconv_ops.passes import layer_report, optimize
+from pconv_ops.passes import optimize
 
 graph = Graph()
 x = graph.add_input("x", (1, 1, 4, 4))
@@ -144,7 +144,7 @@ given = {{"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups
 y = graph.add("conv", "conv", [x], (1, 1, 2, 2), given, {{"weight": np.ones((1, 1, 3, 3), np.float32)}})
 graph.outputs = [graph.add("mul", "mul", [y, graph.constant("two", 2.0)], (1, 1, 2, 2))]
 assert [node.op for node in optimize(graph).nodes] == ["conv"]
-assert graph.nodes[0].data["weight"].max() == 2 and layer_report(graph).nnz == 9
+assert graph.nodes[0].data["weight"].max() == 2
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

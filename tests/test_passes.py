@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from graph_reference import applied, check_same, ops
-from networks import Residual, X, net, prune, random
+from networks import X, net, random
 from torch import nn
 from torch.nn import functional as F
 
@@ -240,19 +240,3 @@ def test_optimize(case):
     for x in (X, random(3, 8, 9, 11, seed=3)):
         check_same(model, graph, x, optimized=True)
     assert sum(step(graph) for step in (*tidying.TIDYING, *tidying.PATTERNS, *passes.FOLDING, *passes.FUSING)) == 0
-
-
-def test_layer_report():
-    model = prune(Residual()).eval()
-    graph = optimize(export(model, random(1, 3, 16, 16)))
-    report = passes.layer_report(graph)
-    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    assert {row.name for row in report.layers} == set(convs)
-    for row in report.layers:
-        weight = convs[row.name].weight
-        assert row.shape == tuple(weight.shape) and row.nnz == int((weight != 0).sum())
-        assert row.kernels_kept == int((weight != 0).flatten(2).any(2).sum())
-    by_name = {row.name: row for row in report.layers}
-    assert by_name["layers.0.conv2"].reason == "residual, clamp" and by_name["layers.0.conv1"].reason == "clamp"
-    assert max(len(row.patterns) for row in report.layers if row.shape[2:] == (3, 3)) <= 8
-    assert "layers.0.conv1" in report.text()

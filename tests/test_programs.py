@@ -7,10 +7,10 @@ import struct
 import numpy as np
 import pytest
 import torch
+from compiled_cases import LARGE, SMALL, small_net, zoo_net
 from graph_networks import NETWORKS
 from native_builds import AARCH64, BUILDS, NATIVE, ROOT, require
 from networks import deviation, random
-from test_compile import LARGE, SMALL, small_net, zoo_net
 from torch import nn
 
 import pconv_ops
