@@ -60,7 +60,11 @@ class _Emitter:
         self.steps = self.session.steps()
         self.input_shapes = [shape for _, shape, _ in self.model.inputs()]
         self.output_shapes = list(self.session.output_shapes)
-        self.constants: dict[int, int] = {}  # node -> floats from the start of the weights
+        # (node, index) of data -> that of the equal data which comes first; where that lies in the weights file.
+        order = [(i, k) for i, node in enumerate(self.nodes) for k in range(len(node["data"]))]
+        shared = (self.nodes[i]["data"][k]["shared_with"] for i, k in order)
+        self.first = {own: own if number < 0 else order[number] for own, number in zip(order, shared, strict=True)}
+        self.written: dict[tuple[int, int], tuple[int, int]] = {}
 
     def emit(self) -> None:
         for step in self.steps:
@@ -82,8 +86,7 @@ class _Emitter:
         residual = step["inputs"][1] if len(step["inputs"]) > 1 else None
         images = x[3][0]
         together = all(_is_contiguous(place) for place in (x, y, *([residual] if residual else [])))
-        at = self._add_bytes(self.model.layer(step["node"]).to_bytes())
-        size = len(self.weights) - at
+        at, size = self._write(step["node"], 0)
         plan, self.n_plans = self.n_plans, self.n_plans + 1
         h, w = x[3][2:]
         shape = f"{images if together else 1}, {h}, {w}"
@@ -124,7 +127,7 @@ class _Emitter:
         base, index, offset, _, step = place
         offset += image * step
         if base == "data":
-            return f"constants + {self._constant(index) + offset}"
+            return f"constants + {self._write(index, 0)[0] // 4 + offset}"
         name = {"arena": "arena", "input": f"x{index}", "output": f"y{index}"}[base]
         return f"{name} + {offset}" if offset else name
 
@@ -137,19 +140,25 @@ class _Emitter:
         self.weights += data
         return at
 
-    def _tensor(self, node: int, index: int) -> tuple[int, int]:
-        """(floats from the start of the weights, their number)."""
-        values = self.model.values(node, index)
-        return self._add_bytes(values.astype("<f4").tobytes()) // 4, values.size
+    def _write(self, node: int, index: int) -> tuple[int, int]:
+        """Where data of a node lie, and their number of bytes; data that nodes share are written once."""
+        first = self.first[node, index]
+        if first not in self.written:
+            layer = self.nodes[node]["data"][index]["name"] == "layer"
+            values = (
+                self.model.layer(node).to_bytes() if layer else self.model.values(node, index).astype("<f4").tobytes()
+            )
+            self.written[first] = self._add_bytes(values), len(values)
+        return self.written[first]
 
     def _data(self, node: int) -> dict[str, tuple[int, int]]:
-        rows = enumerate(self.nodes[node]["data"])
-        return {row["name"]: self._tensor(node, i) for i, row in rows if row["name"] != "layer"}
-
-    def _constant(self, node: int) -> int:
-        if node not in self.constants:
-            self.constants[node] = self._tensor(node, 0)[0]
-        return self.constants[node]
+        """Tensors by name: (floats from the start of the weights, their number)."""
+        found = {}
+        for i, row in enumerate(self.nodes[node]["data"]):
+            if row["name"] != "layer":
+                at, size = self._write(node, i)
+                found[row["name"]] = (at // 4, size // 4)
+        return found
 
     # ---- files
 

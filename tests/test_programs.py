@@ -183,6 +183,16 @@ def test_emitted_cpp(name, build, tmp_path, tmp_path_factory):
             assert done.returncode == 1 and "are not the weights of this network" in done.stderr
 
 
+def test_emitted_cpp_holds_shared_layers_once(tmp_path):
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    x = random(1, 8, 6, 6)
+    sizes = []
+    for net in (nn.Sequential(conv), nn.Sequential(conv, conv, conv)):
+        pconv_ops.compile(net, x).emit_cpp(tmp_path)
+        sizes.append((tmp_path / "network.weights").stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
 @BUILDS
 def test_example(build, tmp_path, tmp_path_factory):
     """examples/cpp classifies images as Python does."""
