@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pconv_ops.cli_common import positive_int
@@ -15,7 +15,7 @@ from .pictures import draw_all
 from .runs import Run, Setting, deploy_all, run_all, write_json
 from .schemes import SCHEMES
 from .table import markdown, rows_of
-from .training import Schedule
+from .training import PRECISIONS, Schedule
 
 # Seconds a run, to see that everything works: few images, few epochs, one row of each kind.
 QUICK = Schedule(dense=2, draw=1, retrain=1, images=8192)
@@ -38,6 +38,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     workers = os.cpu_count() or 1
     text = "processes that train, each with its share of the CPUs (default: one for each CPU)"
     parser.add_argument("--workers", type=positive_int, default=workers, help=text)
+    text = "of the forward pass in training; bf16 is faster where the CPU or GPU has it (default: fp32)"
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help=text)
     parser.add_argument("--quick", action="store_true", help="one seed, few images and epochs: does it all work?")
     return parser.parse_args(arguments)
 
@@ -45,6 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     schedule, schemes = (QUICK, QUICK_SCHEMES) if args.quick else (Schedule(), tuple(SCHEMES))
+    schedule = replace(schedule, precision=args.precision)
     out = args.out or Path("runs", f"{args.dataset}-quick" if args.quick else args.dataset)
     setting = Setting(out, args.dataset, args.data, schedule)
     seeds = range(1 if args.quick else args.seeds)

@@ -151,7 +151,8 @@ def perform(run: Run, setting: Setting, trainer: Trainer, dataset: Dataset, bar:
             "date": date.today().isoformat(),
         }
     )
-    save_atomically(model.cpu().state_dict(), setting.path(run, ".pt"))
+    record["agreement"] = asdict(agreement(model.cpu().eval(), dataset))
+    save_atomically(model.state_dict(), setting.path(run, ".pt"))
     write_json(setting.path(run, ".json"), record)
 
 
@@ -170,16 +171,13 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def deploy_all(runs: Iterable[Run], setting: Setting) -> None:
-    """Adds to every record whether `convert` changes predictions and, for the first seed, milliseconds an image; the
-    process has one thread from then on."""
+    """Adds to the records of the first seed the milliseconds an image: when nothing else runs any more. The process has
+    one thread from then on."""
     dataset = setting.load()
-    for run in tqdm(list(runs), desc="convert", unit="run"):
+    for run in tqdm([run for run in runs if run.seed == 0], desc="latency", unit="run"):
         record = setting.record(run)
-        measures = {"agreement": agreement} | ({"latency": latency} if run.seed == 0 else {})
-        missing = {key: measure for key, measure in measures.items() if key not in record}
-        if missing:
-            model = load_model(setting, run, dataset)
-            record |= {key: asdict(measure(model, dataset)) for key, measure in missing.items()}
+        if "latency" not in record:
+            record["latency"] = asdict(latency(load_model(setting, run, dataset), dataset))
             write_json(setting.path(run, ".json"), record)
 
 
@@ -239,7 +237,7 @@ def _start(setting: Setting, workers: int, started: Any, lock: Any) -> None:
 def _perform(run: Run) -> None:
     setting, dataset = _worker["setting"], _worker["dataset"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(dataset, device, run.seed)
+    trainer = Trainer(dataset, device, run.seed, setting.schedule.precision)
     epochs = setting.schedule.dense if run.scheme == "dense" else setting.schedule.pruned
     with tqdm(total=epochs, desc=run.name, unit="epoch", position=_worker["place"], leave=False) as bar:
         perform(run, setting, trainer, dataset, bar)

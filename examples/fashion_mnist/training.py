@@ -15,6 +15,8 @@ from pconv_ops.splitting import SplittingPruner
 from .data import Dataset, augmented_batches, normalise, padded_by
 
 BATCH = 128
+# Of the forward pass in training; weights, optimizer and every accuracy are fp32.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SCANNED = 2000  # training images that rates are chosen by
 
 
@@ -31,8 +33,11 @@ class Schedule:
     draw_rate: float = 0.02
     retrain_rate: float = 0.05
     images: int | None = None  # of the training split, and a quarter as many to test; None: all
+    precision: str = "fp32"  # a key of PRECISIONS
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"schedule: precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         if min(self.dense, self.draw, self.retrain, self.steps) < 1:
             raise ValueError(f"schedule: every phase needs an epoch, and an epoch a step; got {self}")
 
@@ -67,7 +72,7 @@ class Outcome:
 class Trainer:
     """Trains on a dataset that lies in memory on a device, always the same way for the same seed."""
 
-    def __init__(self, dataset: Dataset, device: torch.device, seed: int) -> None:
+    def __init__(self, dataset: Dataset, device: torch.device, seed: int, precision: str = "fp32") -> None:
         self.device = device
         train = dataset.train
         # Padded before they are normalised: the border is black, as it is around every image.
@@ -75,7 +80,7 @@ class Trainer:
         self._labels = train.labels.to(device)
         self._test = normalise(dataset.test.images, dataset.train).to(device)
         self._test_labels = dataset.test.labels.to(device)
-        self._shift, self._seed = dataset.shift, seed
+        self._shift, self._seed, self._precision = dataset.shift, seed, PRECISIONS[precision]
 
     def from_scratch(self, net: Callable[[], nn.Module], schedule: Schedule, tell: Callable[[str], None]) -> nn.Module:
         torch.manual_seed(self._seed)
@@ -108,7 +113,9 @@ class Trainer:
         """Stops after each epoch. `rate`: learning rate by the share of the epochs that is done. The pruner has `steps`
         evenly spaced steps an epoch, the last one at its end."""
         generator = torch.Generator().manual_seed(self._seed)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+        )
         n = len(self._labels) // BATCH
         for epoch in range(epochs):
             model.train()
@@ -116,7 +123,7 @@ class Trainer:
             for i, (images, labels) in enumerate(batches):
                 optimizer.param_groups[0]["lr"] = rate((epoch + i / n) / epochs)
                 optimizer.zero_grad()
-                loss = cross_entropy(model(images), labels)
+                loss = cross_entropy(self._forward(model, images), labels)
                 if pruner is not None:
                     loss = loss + pruner.penalty()
                 loss.backward()
@@ -124,6 +131,11 @@ class Trainer:
                 if pruner is not None and (i + 1) * steps // n > i * steps // n:
                     pruner.step()
             yield
+
+    def _forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision != torch.float32):
+            logits: torch.Tensor = model(images)
+        return logits.float()
 
     def _note(self, model: nn.Module, epoch: int, tell: Callable[[str], None]) -> None:
         self.outcome.accuracy = self.accuracy(model)
