@@ -34,8 +34,9 @@ inline File open_file(const std::string& path, const char* mode) {
 inline size_t find_key(const std::string& path, const std::string& header, const char* key) {
   const size_t at = header.find("'" + std::string(key) + "'");
   const size_t colon = at == std::string::npos ? at : header.find(':', at);
-  if (colon == std::string::npos) throw std::runtime_error(path + ": its header lacks '" + key + "'");
-  return header.find_first_not_of(' ', colon + 1);
+  const size_t value = colon == std::string::npos ? colon : header.find_first_not_of(' ', colon + 1);
+  if (value == std::string::npos) throw std::runtime_error(path + ": its header lacks '" + key + "'");
+  return value;
 }
 
 inline std::vector<int64_t> parse_dims(const std::string& path, const std::string& header) {
@@ -63,7 +64,7 @@ inline std::vector<int64_t> parse_dims(const std::string& path, const std::strin
 inline Array read_npy(const std::string& path) {
   const File file = open_file(path, "rb");
   unsigned char start[12];
-  if (std::fread(start, 1, 10, file.get()) != 10 || std::memcmp(start, "\x93NUMPY", 6) != 0 || start[6] > 3) {
+  if (std::fread(start, 1, 10, file.get()) != 10 || std::memcmp(start, "\x93NUMPY", 6) != 0 || start[6] < 1 || start[6] > 3) {
     throw std::runtime_error(path + ": is no .npy file");
   }
   size_t length = start[8] + (size_t{start[9]} << 8);

@@ -29,6 +29,7 @@ cdef object _EXCEPTIONS = {
     PCONV_UNSUPPORTED: ValueError,
     PCONV_UNAVAILABLE: BackendUnavailable,
     PCONV_OUT_OF_MEMORY: MemoryError,
+    PCONV_FILE_ERROR: OSError,
 }
 
 

@@ -275,7 +275,10 @@ def _div(b: Builder, x: Any, other: Any) -> Value:
     divisor = torch.as_tensor(other, dtype=torch.float64)
     if not bool((divisor.abs() > 0).all()):
         raise Lacking("divides by zero")
-    return b.add("mul", [x, 1.0 / divisor])
+    factor = (1.0 / divisor).to(torch.float32)
+    if not bool(factor.isfinite().all()):
+        raise Lacking("divides by a number whose reciprocal is beyond float32")
+    return b.add("mul", [x, factor])
 
 
 @handles("pow.Tensor_Scalar")

@@ -33,7 +33,8 @@ def add_compile(commands: Any) -> None:
     parser.add_argument("--tune", action="store_true", help="measure which ukernels are best on this machine")
     parser.add_argument("--emit-cpp", metavar="DIR", help="also write the network as C++")
     add_pruning(parser)
-    parser.set_defaults(run=run_compile)
+    pruning = {name: parser.get_default(name) for name in ("connectivity", "connectivity_1x1", "patterns", "block")}
+    parser.set_defaults(run=run_compile, pruning=pruning)
 
 
 def input_shape(text: str) -> tuple[int, ...]:
@@ -77,6 +78,10 @@ def run_compile(args: argparse.Namespace) -> None:
 
 def load_target(args: argparse.Namespace) -> tuple[Any, Any]:
     """(what compile() takes, example inputs)."""
+    if args.target not in NETS:
+        for name, usual in args.pruning.items():
+            if getattr(args, name) != usual:
+                raise UsageError(f"--{name.replace('_', '-')}: is for {', '.join(NETS)}; prune others beforehand")
     factory = FACTORY.fullmatch(args.target)
     if factory is not None:
         return factory_model(Path(factory[1]), factory[2], args), example_of(args)

@@ -96,7 +96,7 @@ class CompiledModel:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a model file (docs/FORMAT.md): graph, packed weights, choices of tune(). Whenever this is stopped the
-        file is the old one or the new one. ValueError: it cannot be written."""
+        file is the old one or the new one. OSError: it cannot be written."""
         name = os.fsencode(path)
         if b"\0" in name:
             raise ValueError(f"path: got {path!r}, a path holds no NUL")

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .checking import LOUD, TOLERANCE, ConversionError, output_deviation
 from .compiled import CompiledModel
-from .convert import Arguments, call_arguments, check_backend, deep_copy
+from .convert import Arguments, check_backend, deep_copy
 from .encode import WEIGHTS, Encoder
-from .export import export
+from .export import arguments_of, export
 from .passes import optimize
 
 BATCH, SIZE = 0b0001, 0b1100  # free dims of inputs: images; height and width
@@ -21,6 +21,9 @@ BATCH, SIZE = 0b0001, 0b1100  # free dims of inputs: images; height and width
 # some that show what pads or crops to a multiple, or goes by a size.
 MORE_IMAGES = ((1, 0, 0), (2, 0, 0))
 OTHER_SIZES = ((1, 32, 64), (0, 1, 3), (0, 37, 19), (0, -3, -5), (0, -8, -16))
+RANKS = (1, 4)  # the least rank of inputs that have images: else a vector may be something else, as a scale of channels
+# Relative change of the outputs by fp16 weights: rounding makes some 1e-3, weights that fp16 is too coarse for far more.
+COARSE = 0.05
 
 
 def compile(
@@ -32,11 +35,11 @@ def compile(
     example_inputs: as for convert: a tensor, a tuple of positional arguments or a dict of keyword arguments; tensors
     are float32 on the CPU. weights: 'fp16' rounds weights of convolutions and linear layers to fp16 (half the file,
     computed in fp32). check: the network is run on the example and compared with `model`, and tried with more images
-    and with larger ones: where the results agree, the CompiledModel takes any batch, and any size; without it only the
+    and with other sizes: where the results agree, the CompiledModel takes any batch, and any size; without it only the
     example's shapes. Pruned weights are found by their zeros, however the model was pruned. Results carry no gradient.
 
     TypeError, ValueError: as export() raises them, among them UnsupportedOperatorError, which lists all operators that
-    cannot be compiled; a weight beyond fp16. ConversionError: results differ from the model's, by a bug of ours.
+    cannot be compiled; weights that fp16 cannot hold. ConversionError: results differ from the model's, by a bug of ours.
     BackendUnavailable: another backend than 'cpu'.
     """
     check_backend(backend)
@@ -44,9 +47,14 @@ def compile(
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     graph = export(model, example_inputs)
     optimize(graph)
-    encoder, arguments = Encoder(graph), call_arguments(example_inputs)
-    free_dims = _Checker(model, arguments, encoder).free_dims() if check and arguments is not None else ()
-    return CompiledModel(encoder.encode(weights, free_dims))
+    encoder = Encoder(graph)
+    if not check:
+        return CompiledModel(encoder.encode(weights))
+    checker = _Checker(model, arguments_of(model, example_inputs), encoder)
+    compiled = CompiledModel(encoder.encode(weights, checker.free_dims()))
+    if weights == "fp16":
+        checker.check_rounding(compiled)
+    return compiled
 
 
 class _Checker:
@@ -63,14 +71,29 @@ class _Checker:
             raise ConversionError(f"model: the compiled network's outputs deviate by {off:.1e}, allowed is {LOUD:.0e}")
         ranks = [len(value.shape) for value in self.encoder.graph.inputs]
         free: list[int] = [0] * len(ranks)
-        for mask, trials in ((BATCH, MORE_IMAGES), (BATCH | SIZE, OTHER_SIZES)):
-            wider = [_mask_of(mask, rank) for rank in ranks]
-            compiled = CompiledModel(self.encoder.encode(free_dims=wider))
-            outcomes = [self._agree(compiled, _resized(self.arguments, trial)) for trial in trials]
-            if False in outcomes or True not in outcomes:
+        for least in RANKS:
+            for mask, trials in ((BATCH, MORE_IMAGES), (BATCH | SIZE, OTHER_SIZES)):
+                wider = [_mask_of(mask, rank, least) for rank in ranks]
+                if not self._works(wider, [_resized(self.arguments, trial, least) for trial in trials]):
+                    break
+                free = wider
+            if any(free):
                 break
-            free = wider
         return free
+
+    def check_rounding(self, compiled: CompiledModel) -> None:
+        """ValueError: outputs are far from those that the weights give in fp32."""
+        exact = CompiledModel(self.encoder.encode())
+        for arguments in (self.arguments, _resized(self.arguments, (0, 0, 0), 1)):
+            off = output_deviation(self._computed(compiled, arguments), self._computed(exact, arguments))
+            if not off <= COARSE:
+                raise ValueError(f"weights: fp16 is too coarse for them: outputs change by {off:.1e}, store fp32")
+
+    def _works(self, free_dims: Sequence[int], trials: Sequence[Arguments]) -> bool:
+        """Whether nothing speaks against these free dims and something for them."""
+        compiled = CompiledModel(self.encoder.encode(free_dims=free_dims))
+        outcomes = [self._agree(compiled, arguments) for arguments in trials]
+        return False not in outcomes and True in outcomes
 
     def _agree(self, compiled: CompiledModel, arguments: Arguments) -> bool | None:
         """Whether both compute the same from these; None where neither takes them."""
@@ -102,20 +125,20 @@ class _Checker:
         return [got] if isinstance(got, torch.Tensor) else list(got)
 
 
-def _mask_of(mask: int, rank: int) -> int:
+def _mask_of(mask: int, rank: int, least: int) -> int:
     """The dims of an input that a trial changes: rows and columns are those of images alone."""
-    return mask if rank == 4 else mask & BATCH if rank else 0
+    return mask if rank == 4 else mask & BATCH if rank >= least else 0
 
 
-def _resized(arguments: Arguments, more: tuple[int, int, int]) -> Arguments:
+def _resized(arguments: Arguments, more: tuple[int, int, int], least: int) -> Arguments:
     """Random inputs with so many more images, rows and columns: zeros, as examples often are, would prove nothing."""
     generator = torch.Generator().manual_seed(0)
 
     def resized(x: Any) -> Any:
-        if not isinstance(x, torch.Tensor) or not x.dim():
+        if not isinstance(x, torch.Tensor):
             return x
         shape = list(x.shape)
-        dims = (0, 2, 3) if x.dim() == 4 else (0,)
+        dims = (0, 2, 3) if x.dim() == 4 else (0,) if x.dim() >= least else ()
         for dim, plus in zip(dims, more, strict=False):
             shape[dim] = max(1, shape[dim] + plus)
         return torch.randn(shape, generator=generator)

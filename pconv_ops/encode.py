@@ -69,7 +69,10 @@ class Encoder:
         geometry = ((stride_h, stride_w), sides, (dilation_h, dilation_w), node.number("groups"))
         key = (id(weight), id(bias), *geometry)
         if key not in self.packed:
-            self.packed[key] = pack(weight, bias, *geometry)
+            try:
+                self.packed[key] = pack(weight, bias, *geometry)
+            except ValueError as error:
+                raise ValueError(f"model: '{node.name}': {error}") from error
         return self.packed[key]
 
 

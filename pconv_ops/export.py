@@ -6,6 +6,7 @@ goes to the handlers of aten.py and aten_shapes.py. Rewrites nothing for speed (
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 import warnings
@@ -36,7 +37,7 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
     """The graph of `model` in evaluation mode; `model` itself stays as it is.
 
     example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. Tensors are
-    float32 on the CPU and become the graph's inputs, in order and under the names of the forward's arguments; None,
+    float32 on the CPU and become the graph's inputs, in the order and under the names of the forward's arguments; None,
     numbers and strings are fixed to their values. Outputs may be a tensor or nested in sequences and dicts: the graph
     has the flat list. What a forward writes to its inputs stays inside the graph: the caller's tensors do not change.
 
@@ -47,7 +48,7 @@ def export(model: nn.Module, example_inputs: Any) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    arguments = _checked_arguments(example_inputs)
+    arguments = arguments_of(model, example_inputs)
     _check_state(model)
     with _plainly():
         return read_program(_program(model, tree_map(_usual_tensor, arguments)))
@@ -79,10 +80,14 @@ def _usual_tensor(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) and value.is_inference() else value
 
 
-def _checked_arguments(example_inputs: Any) -> Arguments:
+def arguments_of(model: nn.Module, example_inputs: Any) -> Arguments:
+    """(positional, keyword) arguments of a call, these in the order of the forward's signature. TypeError: others than
+    export() takes."""
     arguments = call_arguments(example_inputs)
     if arguments is None:
         raise TypeError("example_inputs: expected a tensor, a tuple of arguments or a dict, got None")
+    order = [name for name in inspect.signature(model.forward).parameters if name in arguments[1]]
+    arguments = arguments[0], {name: arguments[1][name] for name in dict.fromkeys([*order, *arguments[1]])}
     named = [*enumerate(arguments[0]), *arguments[1].items()]
     for name, value in named:
         if isinstance(value, torch.Tensor):

@@ -92,6 +92,8 @@ class Builder:
         values = [self.value(source) for source in inputs]
         held = {name: array for name, array in (data or {}).items() if array is not None}
         given = self.shape if shape is None else tuple(int(size) for size in shape)
+        if shape is None and op in ("add", "sub", "mul") and np.broadcast_shapes(*(v.shape for v in values)) != given:
+            raise Lacking("repeats a tensor that was expanded: only what it is added to or multiplied with may do that")
         if len(given) > MAX_RANK:
             raise Lacking(f"makes {len(given)} dimensions; there are at most {MAX_RANK}")
         return self.graph.add(op, self.name, values, given, attributes, held, self.module)

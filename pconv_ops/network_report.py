@@ -135,4 +135,6 @@ def _cells(row: NodeRow) -> tuple[Any, ...]:
 
 
 def _ratio(dense: int, kept: int) -> str:
-    return f"{dense / kept:.2f}x smaller" if kept else "-"
+    if not kept:
+        return "-"
+    return f"{dense / kept:.2f}x smaller" if kept <= dense else f"{kept / dense:.2f}x larger"

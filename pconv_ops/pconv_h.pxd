@@ -10,6 +10,7 @@ cdef extern from "pconv/pconv.h" nogil:
         PCONV_UNSUPPORTED
         PCONV_UNAVAILABLE
         PCONV_OUT_OF_MEMORY
+        PCONV_FILE_ERROR
     ctypedef enum pconv_layout:
         PCONV_NCHW
         PCONV_NHWC

@@ -68,6 +68,8 @@ const char* pconv_status_name(pconv_status status) {
       return "PCONV_UNAVAILABLE";
     case PCONV_OUT_OF_MEMORY:
       return "PCONV_OUT_OF_MEMORY";
+    case PCONV_FILE_ERROR:
+      return "PCONV_FILE_ERROR";
   }
   return "unknown status";
 }

@@ -247,6 +247,8 @@ LACKING = {
     "random": (lambda m, x: x + torch.rand(1), "random"),
     "dropout": (lambda m, x: F.dropout(x, training=True), "at random"),
     "seven dimensions": (lambda m, x: x[:, None, None, None], "7 dimensions"),
+    "expanded both": (lambda m, x: x[:, :1].expand(-1, 4, -1, -1) + x[:, 1:2].expand(-1, 4, -1, -1), "expanded"),
+    "divided by little": (lambda m, x: x / 1e-39, "beyond float32"),
     "expanded": (lambda m, x: torch.cat([x[:, :1].expand(-1, 4, -1, -1), x], 1), "expands"),
     "empty": (lambda m, x: x[:, 8:].sum((1, 2, 3)), "empty"),
     "product": (lambda m, x: x @ x.mT, "constant matrices"),

@@ -98,6 +98,7 @@ def test_tuned(capsys, tmp_path):
         (("FILE:not_callable", "--input", "1,3,6,6", "-o", "OUT"), "has no function 'not_callable'"),
         (("FACTORYX", "--input", "1,3,6,6", "-o", "OUT"), "has no function 'makeX'"),
         (("resnet18_cifar", "-o", "OUT", "--weights", "WEIGHTS"), "--weights: is for FILE.py:FACTORY"),
+        (("FACTORY", "--input", "1,3,6,6", "-o", "OUT", "--block", "4"), "--block: is for vgg16, "),
     ],
 )
 def test_refused(arguments, message, capsys, factory, tmp_path):

@@ -204,13 +204,34 @@ def test_several_inputs_by_name():
 
     net = Two().eval()
     image, mask = random(1, 3, 5, 5), random(1, 3, 5, 5, seed=2)
-    compiled = pconv_ops.compile(net, {"image": image, "mask": mask})
-    assert list(compiled.inputs) == ["image", "mask"]
+    compiled = pconv_ops.compile(net, {"mask": mask, "image": image})
+    assert list(compiled.inputs) == ["image", "mask"]  # as the forward has them
     want = net(image, mask)
     for got in (compiled(image, mask), compiled(image, mask=mask), compiled(mask=mask, image=image)):
         assert isinstance(got, tuple) and distance(got, [y.detach() for y in want]) < 1e-5
     with pytest.raises(TypeError, match="expected image, mask; got 1 inputs and other"):
         compiled(image, other=mask)
+
+
+def test_vectors_may_be_something_else_than_images():
+    """Where other batches work with all inputs, they are free in all; else in images alone."""
+
+    class Scaled(nn.Module):
+        def forward(self, x, scale):
+            return x * scale.reshape(1, -1, 1, 1)
+
+    class Shifted(nn.Module):
+        def forward(self, x, shift):
+            return x + shift.reshape(-1, 1, 1, 1)
+
+    x, of_channels = random(2, 4, 5, 5), random(4)
+    compiled = pconv_ops.compile(Scaled(), (x, of_channels))
+    assert [row[2] for row in compiled.native.inputs()] == [0b1101, 0]
+    more = random(3, 4, 7, 6)
+    assert torch.equal(compiled(more, of_channels), Scaled()(more, of_channels))
+    compiled = pconv_ops.compile(Shifted(), (x, random(2)))
+    assert [row[2] for row in compiled.native.inputs()] == [0b1101, 0b1]
+    assert torch.equal(compiled(more, random(3)), Shifted()(more, random(3)))
 
 
 def test_inputs_are_not_written_to():
@@ -259,3 +280,11 @@ def test_errors():
     nn.init.constant_(huge.weight, 1e6)
     with pytest.raises(ValueError, match="beyond fp16's largest number, 65504"):
         pconv_ops.compile(huge, x, weights="fp16")
+    nn.init.constant_(huge.weight, 1e-8)
+    nn.init.zeros_(huge.bias)
+    with pytest.raises(ValueError, match="fp16 is too coarse"):
+        pconv_ops.compile(huge, torch.zeros_like(x), weights="fp16")
+    with pytest.raises(ValueError, match="model: 'stem.0': weight: kernels are at most 32x32"):
+        net = nn.Sequential()
+        net.add_module("stem", nn.Sequential(nn.Conv2d(3, 3, 33, padding=16)))
+        pconv_ops.compile(net, x)

@@ -115,8 +115,9 @@ def test_pickle_and_paths(tmp_path):
     assert torch.equal(pickle.loads(pickle.dumps(compiled))(x), compiled(x))
     with pytest.raises(ValueError, match="a path holds no NUL"):
         compiled.save(f"{tmp_path / 'cut'}\0.pconv")
-    with pytest.raises(ValueError, match="cannot be written"):
-        compiled.save(tmp_path / "no" / "folder.pconv")
+    for path in (tmp_path / "no" / "folder.pconv", tmp_path):
+        with pytest.raises(OSError, match="cannot be written"):
+            compiled.save(path)
     compiled.save(str(tmp_path / "söme name.pconv"))
     assert "CompiledModel(x [2, 3, 16, 12]" in repr(CompiledModel.load(tmp_path / "söme name.pconv"))
     (tmp_path / "net.pconv").write_bytes(b"old")
@@ -124,6 +125,30 @@ def test_pickle_and_paths(tmp_path):
     compiled.save(tmp_path / "net.pconv")
     assert os.stat(tmp_path / "net.pconv").st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pconv", "söme name.pconv"]  # nothing beside them
+
+
+def test_symbolic_links_stay(tmp_path):
+    net, x = small_net("residual")
+    compiled = pconv_ops.compile(net, x)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "net.pconv").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "net.pconv")
+    compiled.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "net.pconv").read_bytes() == compiled.to_bytes()
+
+
+def test_long_files_that_are_no_models_take_no_memory(tmp_path):
+    """Sparse ones, longer than any memory."""
+    with open(tmp_path / "zeros", "wb") as file:
+        file.truncate(1 << 43)
+    with pytest.raises(pconv_ops.PConvFormatError, match="magic"):
+        CompiledModel.load(tmp_path / "zeros")
+    net, x = small_net("residual")
+    (tmp_path / "net").write_bytes(pconv_ops.compile(net, x).to_bytes())
+    os.truncate(tmp_path / "net", 1 << 43)
+    with pytest.raises(pconv_ops.PConvFormatError, match=f"there are {1 << 43}"):
+        CompiledModel.load(tmp_path / "net")
 
 
 def test_killed_while_saving(tmp_path, soak):

@@ -151,8 +151,12 @@ def test_run_refuses(arguments, message, tmp_path):
 # ---- C++
 
 
+USUAL = (*NETWORKS, "resnet18_cifar", "mobilenet_v2_cifar")
+OTHERS = [pytest.param(name, marks=pytest.mark.soak) for name in (*SMALL, *LARGE) if name not in USUAL]
+
+
 @BUILDS
-@pytest.mark.parametrize("name", [*NETWORKS, "resnet18_cifar", "mobilenet_v2_cifar"])
+@pytest.mark.parametrize("name", [*USUAL, *OTHERS])
 def test_emitted_cpp(name, build, tmp_path, tmp_path_factory):
     require(build)
     net, x = small_net(name) if name in NETWORKS else zoo_net(name)

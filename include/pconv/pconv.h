@@ -30,7 +30,8 @@ typedef enum pconv_status {
   PCONV_BAD_FORMAT = 2,       /* packed bytes break a rule of docs/FORMAT.md */
   PCONV_UNSUPPORTED = 3,      /* a valid layer that no ukernel of this build can run */
   PCONV_UNAVAILABLE = 4,      /* the asked-for ISA is unknown, not built in, or not in this CPU */
-  PCONV_OUT_OF_MEMORY = 5     /* an allocation failed; the objects passed in stay usable */
+  PCONV_OUT_OF_MEMORY = 5,    /* an allocation failed; the objects passed in stay usable */
+  PCONV_FILE_ERROR = 6        /* a file cannot be opened, read or written */
 } pconv_status;
 
 /* Text of the last failure on this thread; "" before the first. Valid until the next failing call on this thread. */

@@ -104,7 +104,7 @@ pconv_status pconv_load_model(const char* path, pconv_model** model) {
   if (model == nullptr) return null_argument("model");
   return guarded([&] {
     pconv::Bytes bytes;
-    if (const pconv_status s = pconv::read_file(path, &bytes)) return s;
+    if (const pconv_status s = pconv::read_model_file(path, &bytes)) return s;
     return pconv::read_as_model(bytes.data(), bytes.size(), model);
   });
 }

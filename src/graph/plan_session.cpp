@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <array>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <set>
 
 #include "rules.h"
@@ -129,15 +131,14 @@ class SessionPlanner {
 
   // The ukernel that a choice names for a layer and its input; null: none.
   const char* chosen(int node, const pconv_plan_options& o) const {
-    for (const Choice& c : options_.choices) {
-      if (c.node == node && c.isa == session_.isa->name && c.n == o.n && c.h == o.h && c.w == o.w) {
-        return c.ukernel.c_str();
-      }
-    }
-    return nullptr;
+    const auto found = chosen_.find({node, o.n, o.h, o.w});
+    return found == chosen_.end() ? nullptr : found->second;
   }
 
   pconv_status plan_layers() {
+    for (const Choice& c : options_.choices) {
+      if (c.isa == session_.isa->name) chosen_.insert({{c.node, c.n, c.h, c.w}, c.ukernel.c_str()});
+    }
     for (Step& step : session_.steps) {
       if (step.is_copy) continue;
       const Node& node = model_.nodes[static_cast<size_t>(step.node)];
@@ -193,6 +194,7 @@ class SessionPlanner {
   const SessionOptions& options_;
   pconv_session& session_;
   Places places_;
+  std::map<std::array<int64_t, 4>, const char*> chosen_;  // (node, n, h, w) -> ukernel, of this ISA
 };
 
 }  // namespace

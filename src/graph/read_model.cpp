@@ -52,9 +52,11 @@ pconv_status lay_out(const ModelHeader& h, Sections* s) {
   return PCONV_OK;
 }
 
-pconv_status check_header(const unsigned char* bytes, size_t n_bytes, ModelHeader* header) {
+// The part of a header that tells what the file is and how long.
+pconv_status check_start(const unsigned char* bytes, uint64_t n_bytes, ModelHeader* header) {
   if (n_bytes < sizeof(ModelHeader)) {
-    return fail(PCONV_BAD_FORMAT, "model file: %zu bytes are fewer than a header's %zu", n_bytes, sizeof(ModelHeader));
+    return fail(PCONV_BAD_FORMAT, "model file: %" PRIu64 " bytes are fewer than a header's %zu", n_bytes,
+                sizeof(ModelHeader));
   }
   ModelHeader& h = *header;
   std::memcpy(&h, bytes, sizeof(h));
@@ -64,13 +66,19 @@ pconv_status check_header(const unsigned char* bytes, size_t n_bytes, ModelHeade
                 h.version_major, h.version_minor, kModelMajor);
   }
   if (h.total_bytes != n_bytes) {
-    return fail(PCONV_BAD_FORMAT, "model file: total_bytes: says %" PRIu64 ", there are %zu", h.total_bytes, n_bytes);
+    return fail(PCONV_BAD_FORMAT, "model file: total_bytes: says %" PRIu64 ", there are %" PRIu64, h.total_bytes, n_bytes);
   }
   const bool newer = h.version_minor > kModelMinor;
   if (h.header_bytes < sizeof(h) || h.header_bytes % kSectionAlign != 0 || h.header_bytes > n_bytes ||
       (!newer && h.header_bytes != sizeof(h))) {
     return bad("header_bytes", "must be 112 (a multiple of 8 above that in a newer minor version)");
   }
+  return PCONV_OK;
+}
+
+pconv_status check_header(const unsigned char* bytes, size_t n_bytes, ModelHeader* header) {
+  if (const pconv_status s = check_start(bytes, n_bytes, header)) return s;
+  const ModelHeader& h = *header;
   const size_t crc_at = offsetof(ModelHeader, crc32);
   const uint32_t zero = 0;
   uint32_t crc = crc32(0, bytes, crc_at);
@@ -317,6 +325,11 @@ class Reader {
 };
 
 }  // namespace
+
+pconv_status check_model_start(const unsigned char* bytes, uint64_t n_bytes) {
+  ModelHeader header;
+  return check_start(bytes, n_bytes, &header);
+}
 
 pconv_status read_model(const unsigned char* bytes, size_t n_bytes, std::shared_ptr<Model>* model) {
   auto fresh = std::make_shared<Model>();

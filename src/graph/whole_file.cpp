@@ -3,20 +3,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include "model_file.h"
+#include "model_format.h"
 #include "status.h"
 
 namespace pconv {
 namespace {
 
 pconv_status bad_file(const char* path, const char* what) {
-  return fail(PCONV_INVALID_ARGUMENT, "%s: %s: %s", path, what, std::strerror(errno));
+  return fail(PCONV_FILE_ERROR, "%s: %s: %s", path, what, std::strerror(errno));
 }
 
 class File {
@@ -39,11 +43,11 @@ class File {
   int descriptor_;
 };
 
-bool read_all(int file, Bytes* bytes) {
-  size_t done = 0;
-  for (;;) {
-    if (done == bytes->size()) bytes->resize(done + (done > 0 ? 1 << 16 : 1));  // a file may grow meanwhile
-    const ssize_t n = ::read(file, bytes->data() + done, bytes->size() - done);
+// Reads on from byte `done` until there are n_bytes, or as many as the file has.
+bool read_up_to(int file, size_t n_bytes, size_t done, Bytes* bytes) {
+  bytes->resize(n_bytes);
+  while (done < n_bytes) {
+    const ssize_t n = ::read(file, bytes->data() + done, n_bytes - done);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return false;
     if (n == 0) break;
@@ -71,28 +75,39 @@ void sync_folder(const std::string& path) {
   if (file.get() >= 0) ::fsync(file.get());
 }
 
+// Where a path leads through symbolic links, so that a link stays one; of a file that is not there the path itself.
+std::string resolved(const char* path) {
+  const std::unique_ptr<char, void (*)(void*)> real(::realpath(path, nullptr), std::free);
+  return real == nullptr ? path : real.get();
+}
+
 }  // namespace
 
-pconv_status read_file(const char* path, Bytes* bytes) {
+pconv_status read_model_file(const char* path, Bytes* bytes) {
   const File file(::open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));  // a pipe would make us wait
   struct stat info;
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return bad_file(path, "cannot be opened");
-  if (!S_ISREG(info.st_mode)) return fail(PCONV_INVALID_ARGUMENT, "%s: is no regular file", path);
-  bytes->resize(static_cast<size_t>(info.st_size) + 1);  // one more: the end is seen by the same call
-  return read_all(file.get(), bytes) ? PCONV_OK : bad_file(path, "cannot be read");
+  if (!S_ISREG(info.st_mode)) return fail(PCONV_FILE_ERROR, "%s: is no regular file", path);
+  const auto size = static_cast<size_t>(info.st_size);
+  if (!read_up_to(file.get(), std::min(size, sizeof(ModelHeader)), 0, bytes)) return bad_file(path, "cannot be read");
+  // No memory is taken for a long file that is none of ours. A file that shrank meanwhile is as long as what was read.
+  const size_t start = bytes->size();
+  if (const pconv_status s = check_model_start(bytes->data(), start < sizeof(ModelHeader) ? start : size)) return s;
+  return read_up_to(file.get(), size, start, bytes) ? PCONV_OK : bad_file(path, "cannot be read");
 }
 
 pconv_status write_file(const char* path, const Bytes& bytes) {
   static std::atomic<unsigned> number{0};
-  const std::string part = std::string(path) + ".part-" + std::to_string(::getpid()) + "-" + std::to_string(++number);
+  const std::string target = resolved(path);
+  const std::string part = target + ".part-" + std::to_string(::getpid()) + "-" + std::to_string(++number);
   ::unlink(part.c_str());  // of a process of the same number that was killed
   File file(::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (file.get() < 0) return bad_file(path, "cannot be written");
   struct stat old;
-  const bool replaces = ::stat(path, &old) == 0;
+  const bool replaces = ::stat(target.c_str(), &old) == 0;
   if (write_all(file.get(), bytes) && (!replaces || ::fchmod(file.get(), old.st_mode & 0777) == 0) &&
-      ::fsync(file.get()) == 0 && file.close() && ::rename(part.c_str(), path) == 0) {
-    sync_folder(path);
+      ::fsync(file.get()) == 0 && file.close() && ::rename(part.c_str(), target.c_str()) == 0) {
+    sync_folder(target);
     return PCONV_OK;
   }
   const pconv_status status = bad_file(path, "cannot be written");
