@@ -64,7 +64,8 @@ inline std::vector<int64_t> parse_dims(const std::string& path, const std::strin
 inline Array read_npy(const std::string& path) {
   const File file = open_file(path, "rb");
   unsigned char start[12];
-  if (std::fread(start, 1, 10, file.get()) != 10 || std::memcmp(start, "\x93NUMPY", 6) != 0 || start[6] < 1 || start[6] > 3) {
+  if (std::fread(start, 1, 10, file.get()) != 10 || std::memcmp(start, "\x93NUMPY", 6) != 0 || start[6] < 1 ||
+      start[6] > 3) {
     throw std::runtime_error(path + ": is no .npy file");
   }
   size_t length = start[8] + (size_t{start[9]} << 8);

@@ -21,8 +21,8 @@ BATCH, SIZE = 0b0001, 0b1100  # free dims of inputs: images; height and width
 # some that show what pads or crops to a multiple, or goes by a size.
 MORE_IMAGES = ((1, 0, 0), (2, 0, 0))
 OTHER_SIZES = ((1, 32, 64), (0, 1, 3), (0, 37, 19), (0, -3, -5), (0, -8, -16))
-RANKS = (1, 4)  # the least rank of inputs that have images: else a vector may be something else, as a scale of channels
-# Relative change of the outputs by fp16 weights: rounding makes some 1e-3, weights that fp16 is too coarse for far more.
+RANKS = (1, 4)  # the least rank of inputs that have images: a vector may be something else, as factors of channels
+# Relative change of the outputs by fp16 weights: rounding makes some 1e-3, tiny weights that become 0 far more.
 COARSE = 0.05
 
 
@@ -39,8 +39,8 @@ def compile(
     example's shapes. Pruned weights are found by their zeros, however the model was pruned. Results carry no gradient.
 
     TypeError, ValueError: as export() raises them, among them UnsupportedOperatorError, which lists all operators that
-    cannot be compiled; weights that fp16 cannot hold. ConversionError: results differ from the model's, by a bug of ours.
-    BackendUnavailable: another backend than 'cpu'.
+    cannot be compiled; weights that fp16 cannot hold. ConversionError: results differ from the model's, by a bug of
+    ours. BackendUnavailable: another backend than 'cpu'.
     """
     check_backend(backend)
     if weights not in WEIGHTS:
