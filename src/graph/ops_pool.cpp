@@ -204,7 +204,7 @@ pconv_status infer_mean(const Node& node, const Shape* inputs, Shape* output) {
   return PCONV_OK;
 }
 
-// The sum of one tensor whose parts lie apart: of each part, and of these.
+// The sum of a whole tensor: of each part, and of these; the same bits wherever the parts lie.
 pconv_status run_sum_of_parts(const OpCall& call, float scale) {
   const Tensor& x = call.inputs[0];
   const int64_t parts = x.shape.dims[0], floats = x.shape.inner(1);
@@ -224,7 +224,7 @@ pconv_status run_sums(const OpCall& call, int n_dims) {
   const int first = x.shape.rank - n_dims;
   const int64_t floats = x.shape.inner(first);
   const auto scale = static_cast<float>(1.0 / static_cast<double>(floats));  // of nothing: infinity, times 0 is NaN
-  if (first == 0 && !x.contiguous()) return run_sum_of_parts(call, scale);
+  if (first == 0 && (x.shape.rank > 1 || !x.contiguous())) return run_sum_of_parts(call, scale);
   int64_t parts = 1, planes = 1, y_step = 0;
   for (int i = 0; i < first; ++i) planes *= x.shape.dims[i];
   if (first > 0 && !(x.contiguous() && y.contiguous())) parts = x.shape.dims[0], planes /= parts, y_step = y.step;

@@ -66,7 +66,8 @@ pconv_status check_start(const unsigned char* bytes, uint64_t n_bytes, ModelHead
                 h.version_major, h.version_minor, kModelMajor);
   }
   if (h.total_bytes != n_bytes) {
-    return fail(PCONV_BAD_FORMAT, "model file: total_bytes: says %" PRIu64 ", there are %" PRIu64, h.total_bytes, n_bytes);
+    return fail(PCONV_BAD_FORMAT, "model file: total_bytes: says %" PRIu64 ", there are %" PRIu64, h.total_bytes,
+                n_bytes);
   }
   const bool newer = h.version_minor > kModelMinor;
   if (h.header_bytes < sizeof(h) || h.header_bytes % kSectionAlign != 0 || h.header_bytes > n_bytes ||

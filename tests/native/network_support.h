@@ -213,7 +213,7 @@ inline bool add_random_node(Rng& rng, Network* net) {
   const Dims dims = net->value(x).dims;
   const auto rank = static_cast<int64_t>(dims.size());
   const auto act = [&] { return rng.between(0, 11) == 3 ? 0 : rng.pick({0, 0, 1, 4, 5, 7, 8}); };
-  switch (rng.between(0, 17)) {
+  switch (rng.between(0, 23)) {
     case 0:
     case 1:
     case 2:
@@ -257,9 +257,36 @@ inline bool add_random_node(Rng& rng, Network* net) {
       return net->node("pixel_shuffle", {x}, {2}) >= 0;
     case 16:
       return net->node("flatten", {x}, {std::min<int64_t>(1, rank - 1), rank - 1}) >= 0;
-    default:
+    case 17: {
+      if (rank < 1 || dims.back() > 400) return false;
+      const int64_t in = dims.back(), out = rng.between(1, 9);
+      std::vector<OpData> data = {{"weight", random_floats(rng, out * in)}};
+      if (rng.chance(0.7)) data.push_back({"bias", random_floats(rng, out)});
+      return net->node("linear", {x}, {act()}, {-2.0f, 2.0f}, data) >= 0;
+    }
+    case 18:
+      return net->node("softmax", {x}, {rng.between(0, std::max<int64_t>(0, rank - 1)), rng.between(0, 1)}) >= 0;
+    case 19: {
       if (rank != 4) return false;
-      return net->node("permute", {x}, {0, 1, 3, 2}) >= 0;
+      const int64_t side = rng.between(0, 2);
+      return net->node("pad", {x}, {0, 0, rng.between(0, 1), 0, side, 1, rng.between(-1, 1), 2}, {0.5f}) >= 0;
+    }
+    case 20:
+      return net->node("adaptive_avg_pool", {x}, {rng.between(1, 4), rng.between(1, 4)}) >= 0;
+    case 21: {
+      if (rank < 2) return false;
+      return net->node("activate", {x}, {3}, {0.0f, 0.0f}, {{"slope", random_floats(rng, dims[1])}}) >= 0;
+    }
+    case 22:  // others drop or add dims: of those, shapes of five and six dims come, too
+      if (rank < 1) return false;
+      return rng.chance(0.5) ? net->node("reshape", {x}, {0, 1, -1}) >= 0 : net->node("concat", {x}, {0}) >= 0;
+    default: {
+      std::vector<int64_t> order(dims.size());
+      for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i);
+      for (size_t i = order.size(); i > 1; --i)
+        std::swap(order[i - 1], order[static_cast<size_t>(rng.between(0, static_cast<int64_t>(i) - 1))]);
+      return net->node("permute", {x}, order) >= 0;
+    }
   }
 }
 

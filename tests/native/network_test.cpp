@@ -201,9 +201,9 @@ TEST(bad_calls_are_refused) {
     const pconv_session_args args = {&x, &y, n_threads, nullptr};
     return pconv_run_session(session.get(), &args);
   };
-  const auto refused = [&](pconv_status status, const char* text) {
-    CHECK(status == PCONV_INVALID_ARGUMENT && std::string(pconv_last_error()).find(text) != std::string::npos,
-          "status %d: %s", status, pconv_last_error());
+  const auto refused = [&](pconv_status status, const char* text, pconv_status expected = PCONV_INVALID_ARGUMENT) {
+    CHECK(status == expected && std::string(pconv_last_error()).find(text) != std::string::npos, "status %d: %s",
+          status, pconv_last_error());
   };
   CHECK(run(memory.data(), memory.data() + 32, 1) == PCONV_OK, "%s", pconv_last_error());
   refused(run(nullptr, memory.data(), 1), "inputs[0] (\"input0\"): is null");
@@ -220,10 +220,10 @@ TEST(bad_calls_are_refused) {
   refused(pconv_plan_model(nullptr, nullptr, &other), "model: is null");
   refused(pconv_load_model("/nowhere/net.pconv", nullptr), "model: is null");
   pconv_model* missing = nullptr;
-  refused(pconv_load_model("/nowhere/net.pconv", &missing), "/nowhere/net.pconv: cannot be opened");
+  refused(pconv_load_model("/nowhere/net.pconv", &missing), "/nowhere/net.pconv: cannot be opened", PCONV_FILE_ERROR);
   const std::string pipe = format("/tmp/pconv-pipe-%d", static_cast<int>(getpid()));
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0, "mkfifo %s", pipe.c_str());
-  refused(pconv_load_model(pipe.c_str(), &missing), "is no regular file");
+  refused(pconv_load_model(pipe.c_str(), &missing), "is no regular file", PCONV_FILE_ERROR);
   unlink(pipe.c_str());
   pconv_free_model(nullptr);
   pconv_free_session(nullptr);
