@@ -187,6 +187,9 @@ class NativeModel:
     def layer(self, node: int) -> PackedConv:
         """A copy of the layer of a `conv` node."""
     def values(self, node: int, index: int) -> npt.NDArray[np.float32]: ...
+    def infer_shapes(self, shapes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """The shapes of all values, inputs and nodes in order, for inputs of these shapes. ValueError: the network does
+        not take them."""
     def plan(
         self,
         shapes: Sequence[Sequence[int]] | None = None,

@@ -260,6 +260,23 @@ cdef class NativeModel:
             raise ValueError("values: this data is a layer")
         return _copy(d.values, d.count, np.float32)
 
+    def infer_shapes(self, shapes):
+        """The shapes of all values, inputs and nodes in order, for inputs of these shapes."""
+        cdef int n_inputs = self.info["n_inputs"]
+        cdef int n_values = n_inputs + self.info["n_nodes"]
+        cdef pconv_shape* found = <pconv_shape*>malloc((n_inputs + n_values) * sizeof(pconv_shape))
+        if found == NULL:
+            raise MemoryError
+        try:
+            if len(shapes) != n_inputs:
+                raise ValueError(f"inputs: got {len(shapes)}, the network takes {n_inputs}")
+            for i, dims in enumerate(shapes):
+                _fill_shape(dims, &found[n_values + i])
+            _check(pconv_infer_shapes(self.handle, found + n_values, found))
+            return [_dims(&found[i]) for i in range(n_values)]
+        finally:
+            free(found)
+
     def plan(self, shapes=None, isa=None, choices=()):
         """A session for inputs of these shapes (None: those in the file)."""
         cdef pconv_session_options options

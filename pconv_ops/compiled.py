@@ -53,7 +53,7 @@ class CompiledModel:
         """The network's outputs. TypeError: inputs of another number, name, kind or dtype, tensors that require a
         gradient. ValueError: a shape that the network was not compiled for."""
         tensors = self._ordered(inputs, named)
-        arrays = [_contiguous(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
+        arrays = [contiguous(name, tensor) for name, tensor in zip(self._names, tensors, strict=True)]
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         sessions, session = self._take(shapes)
         try:
@@ -164,7 +164,7 @@ class CompiledModel:
 
     def profile(self, *inputs: Any, runs: int = 20) -> Profile:
         """Time of every operator, memory; print it or .plot() it. Without inputs: zeros of the example's shapes."""
-        _check_runs(runs)
+        check_runs(runs)
         tensors = self._example(inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         sessions, session = self._take(shapes)
@@ -185,7 +185,7 @@ class CompiledModel:
         """Measures every ukernel of this machine's ISA for every convolution on inputs of these shapes (none: the
         example's) and keeps those that are more than 3 % faster than the planned ones; saved with the network. Returns
         what was chosen. Other shapes and ISAs keep their choices; results may differ in rounding."""
-        _check_runs(runs)
+        check_runs(runs)
         tensors = self._example(inputs)
         planned = self._model.plan([tuple(tensor.shape) for tensor in tensors])  # without choices
         maps = {step["node"]: _map(step) for step in planned.steps() if step["ukernel"] is not None}
@@ -201,7 +201,7 @@ class CompiledModel:
     def _example(self, inputs: tuple[Any, ...]) -> list[Any]:
         if not inputs:
             return [np.zeros(shape, np.float32) for shape in self.inputs.values()]
-        return [_contiguous(name, x) for name, x in zip(self._names, self._ordered(inputs, {}), strict=True)]
+        return [contiguous(name, x) for name, x in zip(self._names, self._ordered(inputs, {}), strict=True)]
 
 
 def _map(step: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -238,7 +238,7 @@ class _Runs:
         return statistics.median(times)
 
 
-def _check_runs(runs: int) -> None:
+def check_runs(runs: int) -> None:
     if not isinstance(runs, int) or isinstance(runs, bool):
         raise TypeError(f"runs: expected an int, got {type(runs).__name__}")
     if runs < 1:
@@ -270,7 +270,7 @@ def _fastest(model: NativeModel, tensors: list[Any], planned: NativeSession, run
     return {node: name for node, name in best.items() if times[node][name] * _MARGIN < times[node][usual[node]]}
 
 
-def _contiguous(name: str, x: Any) -> Any:
+def contiguous(name: str, x: Any) -> Any:
     """The input, or a copy of it that the core can read."""
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32 or not x.dtype.isnative:

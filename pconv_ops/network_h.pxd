@@ -116,6 +116,7 @@ cdef extern from "pconv/network.h" nogil:
     pconv_status pconv_query_model(const pconv_model* model, pconv_model_info* info)
     pconv_status pconv_get_input(const pconv_model* model, int index, pconv_value_info* info)
     pconv_status pconv_get_output(const pconv_model* model, int index, pconv_value_info* info)
+    pconv_status pconv_infer_shapes(const pconv_model* model, const pconv_shape* inputs, pconv_shape* shapes)
     pconv_status pconv_get_node(const pconv_model* model, int index, pconv_node_info* info)
     pconv_status pconv_get_data(const pconv_model* model, int node, int index, pconv_data_info* info)
     pconv_status pconv_copy_layer(const pconv_model* model, int node, pconv_packed** layer)

@@ -64,6 +64,10 @@ typedef struct pconv_value_info {
 PCONV_API pconv_status pconv_get_input(const pconv_model* model, int index, pconv_value_info* info);
 PCONV_API pconv_status pconv_get_output(const pconv_model* model, int index, pconv_value_info* info);
 
+/* Shapes of all values, inputs and nodes in order, for inputs of these shapes (of each input one); nothing is planned.
+ */
+PCONV_API pconv_status pconv_infer_shapes(const pconv_model* model, const pconv_shape* inputs, pconv_shape* shapes);
+
 typedef struct pconv_node_info {
   const char* name;
   const char* op;

@@ -50,6 +50,22 @@ pconv_status pconv_plan_model(const pconv_model* model, const pconv_session_opti
 
 void pconv_free_session(pconv_session* session) { delete session; }
 
+pconv_status pconv_infer_shapes(const pconv_model* model, const pconv_shape* inputs, pconv_shape* shapes) {
+  if (model == nullptr) return null_argument("model");
+  if (inputs == nullptr || shapes == nullptr) return null_argument("inputs, shapes");
+  return guarded([&] {
+    const pconv::Model& m = *model->model;
+    std::vector<pconv::Shape> given(m.inputs.size()), found;
+    for (size_t i = 0; i < given.size(); ++i) {
+      if (const pconv_status s = pconv::read_shape(inputs[i], &given[i])) return s;
+    }
+    if (const pconv_status s = pconv::check_inputs(m, given)) return s;
+    if (const pconv_status s = pconv::infer_shapes(m, given, &found)) return s;
+    for (size_t i = 0; i < found.size(); ++i) shapes[i] = pconv::c_shape(found[i], 0);
+    return PCONV_OK;
+  });
+}
+
 pconv_status pconv_query_session(const pconv_session* session, pconv_session_info* info) {
   if (session == nullptr) return null_argument("session");
   if (info == nullptr) return null_argument("info");

@@ -7,6 +7,7 @@
 
 #include "checked.h"
 #include "op.h"
+#include "rules.h"
 #include "status.h"
 
 namespace pconv {
@@ -84,6 +85,30 @@ pconv_status infer_named(int index, const Node& node, const std::vector<Shape>& 
 }
 
 }  // namespace
+
+pconv_status check_inputs(const Model& model, const std::vector<Shape>& shapes) {
+  for (size_t i = 0; i < model.inputs.size(); ++i) {
+    const ModelInput& input = model.inputs[i];
+    const char* name = input.name.c_str();
+    if (const pconv_status s = check_shape(name, shapes[i])) return s;  // the product of dims that are free
+    if (shapes[i].rank != input.shape.rank) {
+      return fail(PCONV_INVALID_ARGUMENT, "input \"%s\": has %d dims, the network takes %d", name, shapes[i].rank,
+                  input.shape.rank);
+    }
+    for (int d = 0; d < input.shape.rank; ++d) {
+      const int64_t got = shapes[i].dims[d], made_for = input.shape.dims[d];
+      const bool is_free = (input.free_dims >> d & 1) != 0;
+      if (got == made_for || (is_free && got >= 1 && got <= kMaxDim)) continue;
+      if (is_free) {
+        return fail(PCONV_INVALID_ARGUMENT, "input \"%s\": dims[%d] is %" PRId64 ", allowed 1 to %" PRId64, name, d,
+                    got, kMaxDim);
+      }
+      return fail(PCONV_INVALID_ARGUMENT, "input \"%s\": dims[%d] is %" PRId64 ", the network takes %" PRId64, name, d,
+                  got, made_for);
+    }
+  }
+  return PCONV_OK;
+}
 
 pconv_status infer_shapes(const Model& model, const std::vector<Shape>& inputs, std::vector<Shape>* shapes) {
   *shapes = inputs;

@@ -1,0 +1,96 @@
+// What all kernels share: types of tensors and vectors, activations. The host pastes this file where a kernel includes
+// it, behind the macros that it sets.
+//
+// LANES: floats of a vector. STORAGE_HALF 1: tensors are stored as half and computed as float.
+#ifndef LANES
+#define LANES 4
+#endif
+#ifndef STORAGE_HALF
+#define STORAGE_HALF 0
+#endif
+#ifndef ACTIVATION  // numbers of docs/OPERATORS.md
+#define ACTIVATION 0
+#endif
+
+#define PASTE2(a, b) a##b
+#define PASTE(a, b) PASTE2(a, b)
+
+#if STORAGE_HALF
+typedef half T;
+#define READ(p, i) vload_half(i, p)
+#define WRITE(v, p, i) vstore_half(v, i, p)
+#else
+typedef float T;
+#define READ(p, i) (p)[i]
+#define WRITE(v, p, i) ((p)[i] = (v))
+#endif
+
+#if LANES == 1
+typedef float V;
+#define VREAD(p) READ(p, 0)
+#define VWRITE(v, p) WRITE(v, p, 0)
+#define FREAD(p) (*(p))
+#define LANES_TO(v, p) (*(p) = (v))
+#else
+typedef PASTE(float, LANES) V;
+#define FREAD(p) PASTE(vload, LANES)(0, p)
+#define LANES_TO(v, p) PASTE(vstore, LANES)(v, 0, p)
+#if STORAGE_HALF
+#define VREAD(p) PASTE(vload_half, LANES)(0, p)
+#define VWRITE(v, p) PASTE(vstore_half, LANES)(v, 0, p)
+#else
+#define VREAD(p) FREAD(p)
+#define VWRITE(v, p) LANES_TO(v, p)
+#endif
+#endif
+
+#ifdef FP_FAST_FMAF
+#define FMA(a, b, c) fma(a, b, c)
+#else
+#define FMA(a, b, c) mad(a, b, c)
+#endif
+
+// The first n lanes.
+inline void write_lanes(V v, __global T* p, int n) {
+  if (n >= LANES) {
+    VWRITE(v, p);
+  } else {
+    float lanes[LANES];
+    LANES_TO(v, lanes);
+    for (int i = 0; i < n; ++i) WRITE(lanes[i], p, i);
+  }
+}
+
+inline V clamped(V x, float low, float high) {  // fmin and fmax would lose a NaN
+  x = select(x, (V)(low), isless(x, (V)(low)));
+  return select(x, (V)(high), isgreater(x, (V)(high)));
+}
+
+inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+inline V hard_sigmoid(V x) { return clamped(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
+
+inline V activated(V x, float alpha, float beta) {
+#if ACTIVATION == 0
+  return x;
+#elif ACTIVATION == 1
+  return clamped(x, alpha, beta);
+#elif ACTIVATION == 2 || ACTIVATION == 3  // of the latter alpha is the slope
+  return select(alpha * x, x, isgreater(x, (V)(0.0f)));
+#elif ACTIVATION == 4
+  return sigmoid(x);
+#elif ACTIVATION == 5
+  return x * sigmoid(x);
+#elif ACTIVATION == 6
+  return hard_sigmoid(x);
+#elif ACTIVATION == 7
+  return x * hard_sigmoid(x);
+#elif ACTIVATION == 8
+  return tanh(x);
+#elif ACTIVATION == 9
+  return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f));
+#elif ACTIVATION == 10
+  return 0.5f * x * (1.0f + tanh(0.79788456080286536f * FMA(0.044715f * x, x * x, x)));
+#elif ACTIVATION == 11
+  return select(alpha * expm1(x), x, isgreater(x, (V)(0.0f)));
+#endif
+}

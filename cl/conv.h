@@ -1,0 +1,99 @@
+// What convolutions share: a tile of ROWS rows of LANES outputs for each of OCB filters that keep the same kernels, and
+// its end: bias, residual, activation, store.
+#include "common.h"
+
+#ifndef OCB
+#define OCB 1
+#endif
+#ifndef ROWS
+#define ROWS 4
+#endif
+#ifndef PITCH  // floats from a row of the packed input to the next
+#define PITCH 64
+#endif
+#ifndef PLANE  // floats from a channel of the packed input to the next
+#define PLANE 4096
+#endif
+#ifndef IN_IMAGE  // floats from an image of the packed input to the next
+#define IN_IMAGE 262144
+#endif
+#ifndef OUT_W
+#define OUT_W 56
+#endif
+#ifndef OUT_COUNT  // outputs of a filter for an image
+#define OUT_COUNT 3136
+#endif
+#ifndef N_COLUMNS  // items along a row
+#define N_COLUMNS 14
+#endif
+#ifndef N_TILES  // items along a column
+#define N_TILES 14
+#endif
+#ifndef N_GROUPS  // of OCB filters
+#define N_GROUPS 64
+#endif
+#ifndef N_IMAGES
+#define N_IMAGES 1
+#endif
+#ifndef HAS_RESIDUAL
+#define HAS_RESIDUAL 0
+#endif
+
+// Where an item works. `inside` 0: it was added to fill a work-group.
+typedef struct Item {
+  int column, tile, group, image, inside;
+} Item;
+
+inline Item this_item() {
+  Item item;
+  item.column = get_global_id(0), item.tile = get_global_id(1);
+  const int z = get_global_id(2);
+  item.image = z / N_GROUPS, item.group = z - item.image * N_GROUPS;
+  item.inside = item.column < N_COLUMNS && item.tile < N_TILES && item.image < N_IMAGES;
+  return item;
+}
+
+// Adds one tap of a kernel: its inputs for the first row begin at p; w [OCB].
+inline void add_tap(__global const T* p, __global const float* w, V* sums) {
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const V in = VREAD(p + r * PITCH);
+#pragma unroll
+    for (int o = 0; o < OCB; ++o) sums[o * ROWS + r] = FMA((V)(w[o]), in, sums[o * ROWS + r]);
+  }
+}
+
+// filters, bias, slopes [N_GROUPS * OCB]: the output channel of each, -1 where a group is not full.
+inline void finish(const Item item, const V* sums, __global const int* filters, __global const float* bias,
+                   __global const float* slopes, __global const T* residual, __global T* y, float alpha, float beta,
+                   int out_channels) {
+#pragma unroll
+  for (int o = 0; o < OCB; ++o) {
+    const int filter = item.group * OCB + o, channel = filters[filter];
+    if (channel < 0) continue;
+    const size_t plane = ((size_t)item.image * out_channels + channel) * OUT_COUNT;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const int at = (item.tile * ROWS + r) * OUT_W + item.column * LANES;
+      const int n = min(OUT_W - item.column * LANES, OUT_COUNT - at);
+      if (n <= 0) continue;
+      V sum = sums[o * ROWS + r] + bias[filter];
+#if HAS_RESIDUAL
+      if (n >= LANES) {
+        sum += VREAD(residual + plane + at);
+      } else {
+        float lanes[LANES];
+        LANES_TO(sum, lanes);
+        for (int i = 0; i < n; ++i) lanes[i] += READ(residual + plane + at, i);
+        sum = FREAD(lanes);
+      }
+#endif
+#if ACTIVATION == 3
+      sum = activated(sum, slopes[filter], beta);
+#else
+      sum = activated(sum, alpha, beta);
+#endif
+      write_lanes(sum, y + plane + at, n);
+    }
+  }
+}

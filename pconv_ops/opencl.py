@@ -1,0 +1,168 @@
+"""A compiled network on an OpenCL device: OpenCLModel. Activations stay there from the first operator to the last.
+
+Needs pyopencl; a device is opened when the first model is made. Kernels are in cl/.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from ._native import NativeModel
+from .compiled import CompiledModel, check_runs, contiguous
+from .graph import Shape
+from .memory import aligned_empty
+from .opencl_device import Device, DeviceInfo, OpenCLError, devices, find_device, open_device
+from .opencl_ops import Target
+from .opencl_session import Session
+from .profile_report import Profile, StepTime
+
+__all__ = ["DeviceInfo", "OpenCLError", "OpenCLModel", "devices", "find_device"]
+
+STORAGE = ("fp32", "fp16")
+_MAX_SHAPES = 4  # sets of input shapes that stay planned on the device
+
+
+class OpenCLModel(CompiledModel):
+    """A compiled network on an OpenCL device (PCONV, AAAI 2020, section 5), called as CompiledModel is; takes
+    pyopencl's arrays too, of `context`, and then returns such. One call at a time for each set of shapes; others wait.
+
+    device: a part of "platform: device"; without it PCONV_OPENCL_DEVICE decides, else the first GPU is taken, or the
+    first device. storage: 'fp16' stores activations as half and computes in fp32: results are rounded after every
+    operator.
+    """
+
+    def __init__(self, model: NativeModel, device: str | None = None, storage: str = "fp32") -> None:
+        """BackendUnavailable: no pyopencl, no such device. ValueError: another storage."""
+        super().__init__(model)
+        if storage not in STORAGE:
+            raise ValueError(f"storage: expected one of {', '.join(STORAGE)}, got {storage!r}")
+        self.device: Device = open_device(device)
+        self._target = _target(self.device, storage == "fp16")
+        self._constants: dict[Any, Any] = {}
+        self._planned: OrderedDict[tuple[Shape, ...], Session] = OrderedDict()
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: str | None = None, storage: str = "fp32"
+    ) -> OpenCLModel:
+        """A file that CompiledModel.save() wrote, for a device. Errors as CompiledModel.load and the constructor."""
+        return cls(CompiledModel.load(path).native, device, storage)
+
+    @property
+    def context(self) -> Any:
+        """pyopencl's context of the device."""
+        return self.device.context
+
+    @property
+    def queue(self) -> Any:
+        """pyopencl's queue that everything runs on."""
+        return self.device.queue
+
+    # ---- running
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The network's outputs, of the kind of the first input. Errors as CompiledModel's; MemoryError: the device has
+        no memory left; OpenCLError: it refused to build or run. The object stays usable."""
+        tensors = self._ordered(inputs, named)
+        on_device = [self._is_device_array(tensor) for tensor in tensors]
+        arrays = [
+            self._checked_array(name, tensor) if there else contiguous(name, tensor)
+            for name, tensor, there in zip(self._names, tensors, on_device, strict=True)
+        ]
+        session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+        outputs = [self._empty(tensors[0], session.shapes[value]) for value in session.outputs]
+        cl, queue = self.device.cl, self.device.queue
+
+        def write(i: int, buffer: Any) -> None:
+            if on_device[i]:
+                n_bytes = 4 * math.prod(session.shapes[i])
+                cl.enqueue_copy(queue, buffer, arrays[i].base_data, src_offset=arrays[i].offset, byte_count=n_bytes)
+            else:
+                cl.enqueue_copy(queue, buffer, _as_numpy(arrays[i]), is_blocking=False)
+
+        def read(i: int, buffer: Any) -> None:
+            if on_device[0]:
+                cl.enqueue_copy(queue, outputs[i].base_data, buffer, byte_count=4 * math.prod(outputs[i].shape))
+            else:
+                cl.enqueue_copy(queue, _as_numpy(outputs[i]), buffer, is_blocking=False)
+
+        session.run(write, read)
+        return outputs[0] if self._single else tuple(outputs)
+
+    def _session(self, shapes: tuple[Shape, ...]) -> Session:
+        found = self._planned.get(shapes)
+        if found is None:
+            found = Session(self._model, self.device, shapes, self._target, self._constants)
+            self._planned[shapes] = found
+        self._planned.move_to_end(shapes)
+        while len(self._planned) > _MAX_SHAPES:
+            self._planned.popitem(last=False)
+        return found
+
+    def _is_device_array(self, x: Any) -> bool:
+        module = sys.modules.get("pyopencl.array")
+        return module is not None and isinstance(x, module.Array)
+
+    def _checked_array(self, name: str, x: Any) -> Any:
+        if x.dtype != np.float32:
+            raise TypeError(f"{name}: expected float32, got dtype {x.dtype}")
+        if x.context != self.device.context:
+            raise ValueError(f"{name}: lies in another context than the network's, which is its attribute `context`")
+        if not x.flags.c_contiguous:
+            raise ValueError(f"{name}: expected a contiguous array on the device")
+        return x
+
+    def _empty(self, like: Any, shape: Shape) -> Any:
+        if self._is_device_array(like):
+            import pyopencl.array
+
+            return pyopencl.array.empty(self.device.queue, shape, np.float32)
+        return aligned_empty(shape) if isinstance(like, np.ndarray) else like.new_empty(shape)
+
+    # ---- measuring
+
+    def profile(self, *inputs: Any, runs: int = 20) -> Profile:
+        """Time of every operator by the device's clock, of whole calls by the host's, transfers included; memory."""
+        check_runs(runs)
+        tensors = self._example(inputs)
+        self(*tensors)
+        session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+        times = session.times(runs)
+        whole = []
+        for _ in range(runs):
+            begun = time.perf_counter()
+            self(*tensors)
+            whole.append(1e3 * (time.perf_counter() - begun))
+        layers = []
+        for i, node in enumerate(session.nodes):
+            if i in times:
+                shape = session.shapes[node["output"]]
+                weights = next((row["n_weights"] for row in node["data"] if row["name"] == "layer"), 0)
+                macs = weights * shape[0] * math.prod(shape[2:]) if weights else 0
+                kernel = next(launch.name.split(": ")[-1] for launch in reversed(session.launches) if launch.node == i)
+                layers.append(StepTime(node["name"], node["op"], kernel, shape, macs, times[i]))
+        weight_bytes = sum(buffer.size for buffer in self._constants.values())
+        return Profile(
+            *(layers, float(np.median(whole)), runs, f"opencl {self.device.info.title}", self.device.info.units),
+            *(session.arena_bytes, session.live_bytes, weight_bytes, 0),
+        )
+
+
+def _target(device: Device, half: bool) -> Target:
+    """Vectors for CPUs; GPUs make one output an item, but for those whose memory moves 128 bits at a time."""
+    name = device.info.title.lower()
+    if device.info.kind == "cpu":
+        return Target(8, half, linear_block=8)
+    lanes = 4 if any(word in name for word in ("adreno", "mali", "powervr")) else 1
+    return Target(lanes, half)
+
+
+def _as_numpy(x: Any) -> Any:
+    return x if isinstance(x, np.ndarray) else x.detach().numpy()

@@ -1,0 +1,262 @@
+"""A packed convolution -> arrays and macros of the OpenCL kernels pattern.cl and taps.cl. Numpy alone: no device.
+
+Filters that keep the same kernels form groups that share every load (PCONV, AAAI 2020, section 5: load redundancy
+elimination at the level of filters); within a group kernels are sorted by pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ._native import PackedConv
+
+GROUPS = (8, 4, 2, 1)  # filters of a group, most first
+_MAX_PATTERNS = 32  # runs that a program has code for
+_FULL = 0.8  # of the weights that a pattern program multiplies must be kept: others take the stream of taps
+
+Int = npt.NDArray[np.int32]
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What an item computes: `rows` rows of `lanes` outputs for each of `ocb` filters (0: as many as pay)."""
+
+    lanes: int
+    rows: int
+    ocb: int = 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The padded planes of the input: phases of (row, column) of the stride, each rows x pitch floats."""
+
+    phases: tuple[tuple[int, int], ...]
+    rows: int
+    pitch: int
+
+    @property
+    def plane(self) -> int:
+        """Floats of a channel."""
+        return len(self.phases) * self.rows * self.pitch
+
+
+@dataclass(frozen=True)
+class ConvProgram:
+    """What runs for one layer and input shape. arrays: those between input and filters in the kernel's arguments.
+    packing None: the input is read in place. overread: floats behind the input that are read, and not used."""
+
+    source: str
+    kernel: str
+    defines: dict[str, str | int]
+    arrays: tuple[npt.NDArray[np.generic], ...]
+    filters: Int
+    bias: Float
+    packing: Packing | None
+    size: tuple[int, int, int]
+    overread: int
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Filters in groups of ocb (-1: none), and what each group keeps: taps[g] [kept kernels, taps of the window], True
+    where a filter of the group has a weight; channels[g] of the input; weights[g] [kept, taps, ocb]."""
+
+    ocb: int
+    filters: Int
+    channels: list[Int]
+    taps: list[npt.NDArray[np.bool_]]
+    weights: list[Float]
+
+
+def group_filters(weight: Float, groups: int, ocb: int) -> Grouped:
+    """Filters with the same kernels side by side; groups with most kernels first, so that no long one comes last."""
+    n_filters, per_group = weight.shape[:2]
+    flat = weight.reshape(n_filters, per_group, -1)
+    kept = (flat != 0).any(2)
+    of_group = np.arange(n_filters) // (n_filters // groups)
+    alike: dict[tuple[int, bytes], list[int]] = {}
+    for f in range(n_filters):
+        alike.setdefault((int(of_group[f]), kept[f].tobytes()), []).append(f)
+    sets = [same[i : i + ocb] for same in alike.values() for i in range(0, len(same), ocb)]
+    sets.sort(key=lambda same: -int(kept[same[0]].sum()))
+    filters = np.full((len(sets), ocb), -1, np.int32)
+    channels, taps, weights = [], [], []
+    for g, same in enumerate(sets):
+        filters[g, : len(same)] = same
+        own = np.flatnonzero(kept[same[0]])
+        chosen = flat[same][:, own]
+        channels.append((own + of_group[same[0]] * per_group).astype(np.int32))
+        taps.append((chosen != 0).any(0))
+        full = np.zeros((len(own), flat.shape[2], ocb), np.float32)
+        full[:, :, : len(same)] = chosen.transpose(1, 2, 0)
+        weights.append(full)
+    return Grouped(ocb, filters.reshape(-1), channels, taps, weights)
+
+
+def best_grouping(weight: Float, groups: int, ocb: int = 0) -> Grouped:
+    """The size of groups that needs the least work: a tap costs a load, and a multiply-add for each filter."""
+    found = [group_filters(weight, groups, size) for size in ([ocb] if ocb else GROUPS)]
+    return min(found, key=lambda grouped: sum(int(taps.sum()) for taps in grouped.taps) * (grouped.ocb + 1))
+
+
+class _Geometry:
+    """Where taps lie in the packed input."""
+
+    def __init__(self, layer: PackedConv, n: int, h: int, w: int, tile: Tile, taps_used: npt.NDArray[np.bool_]) -> None:
+        (stride_h, stride_w), (dilation_h, dilation_w) = layer.stride, layer.dilation
+        self.out_h, self.out_w = layer.output_shape(h, w)
+        kernel_h, kernel_w = layer.kernel_size
+        rows, columns = np.divmod(np.arange(kernel_h * kernel_w), kernel_w)
+        rows, columns = rows * dilation_h, columns * dilation_w
+        in_place = (stride_h, stride_w) == (1, 1) and not any(layer.padding)
+        if in_place and (kernel_h, kernel_w) == (1, 1):  # one long row: tiles run on over the ends of rows
+            n_vectors = -(-h * w // tile.lanes)
+            self.out_w, self.count = tile.lanes, h * w
+            self.columns, self.tiles, self.pitch = 1, -(-n_vectors // tile.rows), tile.lanes
+        else:
+            self.count = self.out_h * self.out_w
+            self.columns, self.tiles = -(-self.out_w // tile.lanes), -(-self.out_h // tile.rows)
+            self.pitch = w
+        self.packing, self.plane, self.overread = None, h * w, 0
+        if in_place:
+            self.at = rows * self.pitch + columns
+            last = (self.tiles * tile.rows - 1) * self.pitch + self.columns * tile.lanes + int(self.at.max(initial=0))
+            self.overread = max(0, last - h * w)
+            return
+        used = np.flatnonzero(taps_used)
+        of_tap = list(zip((rows % stride_h).tolist(), (columns % stride_w).tolist(), strict=True))
+        phases = sorted({of_tap[t] for t in used}) or [(0, 0)]
+        down, along = rows // stride_h, columns // stride_w
+        n_rows = self.tiles * tile.rows + int(down[used].max(initial=0))
+        width = self.columns * tile.lanes + int(along[used].max(initial=0))
+        self.pitch = -(-width // tile.lanes) * tile.lanes
+        self.packing = Packing(tuple(phases), n_rows, self.pitch)
+        self.plane = self.packing.plane
+        number = np.array([phases.index(of_tap[t]) if t in set(used.tolist()) else 0 for t in range(len(of_tap))])
+        self.at = (number * n_rows + down) * self.pitch + along
+
+
+def program_of(
+    layer: PackedConv, n: int, h: int, w: int, tile: Tile, epilogue: dict[str, str | int], half: bool = False
+) -> ConvProgram:
+    """The program for a layer on n images of h x w. epilogue: macros of conv.h. half: weights are rounded to fp16 and
+    everything is stored so."""
+    weight, bias = layer.to_dense()
+    grouped = best_grouping(weight, layer.groups, tile.ocb)
+    used = np.zeros(weight.shape[2] * weight.shape[3], np.bool_)
+    for taps in grouped.taps:
+        used |= taps.any(0)
+    geometry = _Geometry(layer, n, h, w, tile, used)
+    n_groups = len(grouped.filters) // grouped.ocb
+    defines: dict[str, str | int] = {
+        "LANES": tile.lanes,
+        "ROWS": tile.rows,
+        "OCB": grouped.ocb,
+        "PITCH": geometry.pitch,
+        "PLANE": geometry.plane,
+        "IN_IMAGE": geometry.plane * layer.in_channels,
+        "OUT_W": geometry.out_w,
+        "OUT_COUNT": geometry.count,
+        "N_COLUMNS": geometry.columns,
+        "N_TILES": geometry.tiles,
+        "N_GROUPS": n_groups,
+        "N_IMAGES": n,
+        "STORAGE_HALF": int(half),
+        **epilogue,
+    }
+    size = (geometry.columns, geometry.tiles, n * n_groups)
+    filled = np.where(grouped.filters < 0, 0, grouped.filters)
+    biases = np.zeros(len(filled), np.float32) if bias is None else np.where(grouped.filters < 0, 0, bias[filled])
+    patterns = _patterns(grouped) if weight.shape[2:] != (1, 1) else None
+    if patterns is None:
+        arrays: tuple[npt.NDArray[np.generic], ...] = _stream(grouped, geometry)
+        source, kernel = "taps.cl", "conv_taps"
+    else:
+        defines |= _runs(patterns, geometry)
+        arrays = _sorted_kernels(grouped, patterns)
+        source, kernel = "pattern.cl", "conv_patterns"
+    return ConvProgram(
+        *(source, kernel, defines, arrays, grouped.filters, biases.astype(np.float32), geometry.packing, size),
+        overread=geometry.overread,
+    )
+
+
+# ---- the stream of taps
+
+
+def _stream(grouped: Grouped, geometry: _Geometry) -> tuple[npt.NDArray[np.generic], ...]:
+    """starts, places, weights of taps.cl."""
+    starts, places, weights = [0], [], []
+    for channels, taps, values in zip(grouped.channels, grouped.taps, grouped.weights, strict=True):
+        kernel, tap = np.nonzero(taps)
+        places.append(channels[kernel].astype(np.int64) * geometry.plane + geometry.at[tap])
+        weights.append(values[kernel, tap])
+        starts.append(starts[-1] + len(kernel))
+    return (
+        np.array(starts, np.uint32),
+        _filled(np.concatenate(places).astype(np.int32)),
+        _filled(np.concatenate(weights).astype(np.float32)),
+    )
+
+
+def _filled(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Never empty: a device has no buffers of 0 bytes."""
+    return array if array.size else np.zeros(1, array.dtype)
+
+
+# ---- kernels sorted by pattern
+
+
+def _patterns(grouped: Grouped) -> list[tuple[int, ...]] | None:
+    """The taps of each pattern of a layer, all of the same number: shorter ones repeat a tap, with weight 0. None: too
+    many patterns, or too few weights in them."""
+    rows = np.concatenate(grouped.taps)
+    if rows.shape[1] > 9 or not len(rows):
+        return None
+    masks, counts = np.unique(rows, axis=0, return_counts=True)
+    size = int(masks.sum(1).max())
+    if len(masks) > _MAX_PATTERNS or (masks.sum(1) * counts).sum() < _FULL * size * counts.sum():
+        return None
+    taps = [np.flatnonzero(mask).tolist() for mask in masks]
+    return [tuple(own + own[:1] * (size - len(own))) for own in taps]
+
+
+def _runs(patterns: Sequence[tuple[int, ...]], geometry: _Geometry) -> dict[str, str | int]:
+    used = sorted({tap for taps in patterns for tap in taps})
+    bodies = [" ".join(f"TAP({tap}, {j})" for j, tap in enumerate(taps)) for taps in patterns]
+    return {
+        **{f"AT_{tap}": int(geometry.at[tap]) for tap in used},
+        "TAPS": len(patterns[0]),
+        "N_RUNS": len(patterns),
+        "RUNS": " ".join(f"RUN({body})" for body in bodies),
+    }
+
+
+def _sorted_kernels(grouped: Grouped, patterns: Sequence[tuple[int, ...]]) -> tuple[npt.NDArray[np.generic], ...]:
+    """starts, channels, weights of pattern.cl."""
+    number = {frozenset(taps): i for i, taps in enumerate(patterns)}
+    starts, channels, weights = [], [], []
+    total = 0
+    for own, taps, values in zip(grouped.channels, grouped.taps, grouped.weights, strict=True):
+        which = np.array([number[frozenset(np.flatnonzero(row).tolist())] for row in taps], np.int64)
+        counts = np.bincount(which, minlength=len(patterns))
+        starts.append(total + np.concatenate(([0], np.cumsum(counts))))
+        total += len(own)
+        for i, order in enumerate(patterns):
+            chosen = np.flatnonzero(which == i)
+            channels.append(own[chosen])
+            block = values[np.ix_(chosen, order)].copy()
+            for j, tap in enumerate(order):
+                if tap in order[:j]:
+                    block[:, j] = 0
+            weights.append(block)
+    return (
+        np.concatenate(starts).astype(np.uint32),
+        _filled(np.concatenate(channels).astype(np.uint16)),
+        _filled(np.concatenate(weights).astype(np.float32)),
+    )

@@ -1,0 +1,162 @@
+"""OpenCL devices: which there are, which one is taken, programs for it from the files of cl/, errors in our words.
+
+Needs pyopencl, which is imported on first use. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ._native import BackendUnavailable
+
+ENVIRONMENT = "PCONV_OPENCL_DEVICE"  # a part of "platform: device", in any case
+_SIMULATORS = ("oclgrind",)  # taken only when they are named
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_HOW = "pip install pyopencl brings a loader; a GPU's driver, or pip install pocl-binary-distribution, brings devices"
+
+
+class OpenCLError(RuntimeError):
+    """A device refused to build or run something, or was lost; the text is the driver's."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """An OpenCL device. kind: 'cpu', 'gpu' or 'other'; units: compute units."""
+
+    platform: str
+    name: str
+    version: str
+    driver: str
+    kind: str
+    units: int
+    memory_bytes: int
+    handle: Any = field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        return f"{self.platform}: {self.name}"
+
+
+def pyopencl() -> Any:
+    """The module. BackendUnavailable: it is not installed."""
+    try:
+        import pyopencl as module
+    except ImportError as error:
+        raise BackendUnavailable(f"backend: 'opencl' needs pyopencl ({error}): {_HOW}") from error
+    return module
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """pyopencl's errors as ours: MemoryError, OpenCLError. `what` was being done."""
+    cl = pyopencl()
+    try:
+        yield
+    except cl.MemoryError as error:
+        raise MemoryError(f"opencl: {what}: the device has no memory left ({_code(error)})") from error
+    except cl.Error as error:
+        raise OpenCLError(f"opencl: {what}: {_code(error)}") from error
+
+
+def _code(error: Exception) -> str:
+    return " ".join(str(error).split())[:2000]
+
+
+def devices() -> list[DeviceInfo]:
+    """All OpenCL devices. BackendUnavailable: pyopencl is not installed. No driver is no error: there are none then."""
+    cl = pyopencl()
+    found = []
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error:  # the loader finds no driver
+        return []
+    for platform in platforms:
+        try:
+            handles = platform.get_devices()
+        except cl.Error:  # a driver without a device
+            continue
+        for handle in handles:
+            kinds = {cl.device_type.CPU: "cpu", cl.device_type.GPU: "gpu"}
+            kind = next((name for bit, name in kinds.items() if handle.type & bit), "other")
+            info = (platform.name.strip(), handle.name.strip(), handle.version.strip(), handle.driver_version.strip())
+            found.append(DeviceInfo(*info, kind, handle.max_compute_units, handle.global_mem_size, handle))
+    return found
+
+
+def find_device(name: str | None = None) -> DeviceInfo:
+    """The device whose "platform: name" contains `name` or else what the environment variable PCONV_OPENCL_DEVICE
+    says; without both the first GPU, or the first device. BackendUnavailable: there is none such."""
+    every = devices()
+    wanted = os.environ.get(ENVIRONMENT, "") if name is None else name
+    fitting = [device for device in every if wanted.lower() in device.title.lower()]
+    if not wanted:
+        fitting = [device for device in every if not device.platform.lower().startswith(_SIMULATORS)]
+    if not fitting:
+        there = ", ".join(device.title for device in every) or f"none ({_HOW})"
+        raise BackendUnavailable(f"backend: 'opencl': no device {wanted!r}; there are: {there}")
+    return min(fitting, key=lambda device: ("gpu", "other", "cpu").index(device.kind))
+
+
+class Device:
+    """A device with a context and a queue of its own, and the programs that were built for it."""
+
+    def __init__(self, info: DeviceInfo) -> None:
+        cl = pyopencl()
+        self.info, self.cl = info, cl
+        with translated(f"open {info.title}"):
+            self.context = cl.Context([info.handle])
+            self.queue = cl.CommandQueue(self.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+        self._programs: dict[str, Any] = {}
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that parts of a buffer must begin at multiples of."""
+        return max(int(self.info.handle.mem_base_addr_align) // 8, 128)
+
+    def kernel(self, source: str, name: str, defines: Mapping[str, Any]) -> Any:
+        """A new kernel object of a file of cl/. OpenCLError: the driver cannot build it."""
+        text = program_text(source, defines)
+        if text not in self._programs:
+            with translated(f"build {source}"):
+                self._programs[text] = self.cl.Program(self.context, text).build()
+        with translated(f"make {name}"):
+            return self.cl.Kernel(self._programs[text], name)
+
+    def upload(self, array: Any) -> Any:
+        """A read-only buffer of a numpy array."""
+        flags = self.cl.mem_flags
+        with translated(f"upload {array.nbytes} bytes"):
+            return self.cl.Buffer(self.context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=array)
+
+
+_opened: dict[tuple[int, int], Device] = {}  # by process, since contexts do not survive a fork, and by device
+
+
+def open_device(name: str | None = None) -> Device:
+    """find_device(), opened once in a process."""
+    info = find_device(name)
+    key = (os.getpid(), info.handle.int_ptr)
+    if key not in _opened:
+        _opened[key] = Device(info)
+    return _opened[key]
+
+
+@cache
+def _file(name: str) -> str:
+    return (files("pconv_ops") / "cl" / name).read_text(encoding="utf-8")
+
+
+def program_text(source: str, defines: Mapping[str, Any]) -> str:
+    """A file of cl/ behind these macros, what it includes pasted in: a driver needs no folder."""
+    text = _file(source)
+    while (found := _INCLUDE.search(text)) is not None:
+        text = text[: found.start()] + _file(found[1]) + text[found.end() :]
+    head = "".join(f"#define {name} {value}\n" for name, value in defines.items())
+    return head + text

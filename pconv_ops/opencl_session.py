@@ -1,0 +1,254 @@
+"""A network planned for input shapes on an OpenCL device: one arena for all activations, kernels with their arguments
+set, run in order on one queue. Nothing is built, allocated or uploaded after planning but inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._native import NativeModel
+from .graph import Shape
+from .opencl_device import Device, translated
+from .opencl_ops import Call, NodeView, Step, Target, Use, is_view, lower
+
+_SLACK = 64  # floats behind every tensor: whole vectors are read at its end
+
+
+@dataclass
+class Region:
+    """A tensor's part of the arena. first, last: the nodes during which it is needed."""
+
+    n_bytes: int
+    first: int
+    last: int
+    offset: int = 0
+
+
+def place_regions(regions: Sequence[Region], alignment: int) -> int:
+    """Gives every region an offset, largest first at the lowest place that is free while it lives; bytes of all."""
+    placed: list[Region] = []
+    for region in sorted(regions, key=lambda region: -region.n_bytes):
+        offset = 0
+        for other in placed:  # by offset
+            if other.first > region.last or region.first > other.last:
+                continue
+            if offset + region.n_bytes <= other.offset:
+                break
+            offset = max(offset, -(-(other.offset + other.n_bytes) // alignment) * alignment)
+        region.offset = offset
+        placed.append(region)
+        placed.sort(key=lambda other: other.offset)
+    return max((region.offset + region.n_bytes for region in regions), default=0)
+
+
+class Launch:
+    """A kernel with its arguments and sizes."""
+
+    def __init__(self, kernel: Any, size: tuple[int, ...], local: tuple[int, ...], node: int, name: str) -> None:
+        self.kernel, self.local, self.node, self.name = kernel, local, node, name
+        self.size = tuple(-(-n // m) * m for n, m in zip(size, local, strict=True))
+
+
+def local_size(size: tuple[int, ...], device: Device) -> tuple[int, ...]:
+    """Items of a work-group. A CPU runs a group on one thread: columns of a row of tiles for many filters, so that the
+    tile is read from its cache; a GPU reads neighbouring columns together."""
+    info, most = device.info, device.info.handle.max_work_group_size
+    if len(size) < 3:
+        wanted = (min(size[0], 256 if info.kind == "cpu" else 128, most), *[1] * (len(size) - 1))
+        return wanted
+    if info.kind != "cpu":
+        across = min(32, 1 << max(size[0] - 1, 0).bit_length())
+        return (across, min(max(128 // across, 1), 1 << max(size[1] - 1, 0).bit_length()), 1)
+    across = min(size[0], 32, most)
+    groups = -(-size[0] // across) * size[1]
+    deep = max(1, min(64, most // across, size[2] * groups // (4 * info.units)))
+    return (across, 1, deep)
+
+
+class Session:
+    """run() is called by one thread at a time; its lock sees to that."""
+
+    def __init__(
+        self, model: NativeModel, device: Device, shapes: Sequence[Shape], target: Target, constants: dict[Any, Any]
+    ) -> None:
+        """constants: what was uploaded before, kept by content for other shapes."""
+        self.device, self.target, self.constants = device, target, constants
+        self.lock = threading.Lock()
+        self.shapes = model.infer_shapes(shapes)
+        self.nodes = model.nodes()
+        self.n_inputs = len(shapes)
+        self.outputs = [value for _, _, value in model.outputs()]
+        self.roots = self._find_roots()
+        self.steps = [self._lower(model, i) for i in range(len(self.nodes))]
+        self.item_bytes = 2 if target.half else 4
+        self._plan_memory(model)
+        self.launches = [launch for i, step in enumerate(self.steps) for launch in self._launches(i, step)]
+        self._stage()
+
+    # ---- planning
+
+    def _find_roots(self) -> list[int]:
+        """Of every value the one in whose memory it lies: views are their input."""
+        roots = list(range(len(self.shapes)))
+        for node in self.nodes:
+            if is_view(node["op"]):
+                roots[node["output"]] = roots[node["inputs"][0]]
+        return roots
+
+    def _lower(self, model: NativeModel, i: int) -> Step:
+        node = self.nodes[i]
+        if node["op"] == "constant" or is_view(node["op"]):
+            return Step(())
+        data: dict[str, Callable[[], Any]] = {}
+        for k, row in enumerate(node["data"]):
+            is_layer = row["name"] == "layer"
+            data[row["name"]] = (lambda: model.layer(i)) if is_layer else (lambda k=k: model.values(i, k))
+        shapes = tuple(self.shapes[value] for value in node["inputs"])
+        view = NodeView(
+            *(node["op"], node["name"], tuple(node["inputs"]), node["output"], shapes, self.shapes[node["output"]]),
+            *(node["ints"], node["floats"], data),
+        )
+        return lower(view, self.target)
+
+    def _plan_memory(self, model: NativeModel) -> None:
+        """Regions by root value, and of each node's scratch."""
+        end = len(self.nodes)
+        overread = dict.fromkeys(range(len(self.shapes)), 0)
+        last = {root: 0 for root in self.roots}
+        for i, (node, step) in enumerate(zip(self.nodes, self.steps, strict=True)):
+            for k, value in enumerate(node["inputs"]):
+                root = self.roots[value]
+                last[root] = max(last[root], i)
+                overread[root] = max(overread[root], step.overread if k == 0 else 0)
+        for value in self.outputs:
+            last[self.roots[value]] = end
+        regions: dict[Any, Region] = {}
+        self.fixed: dict[int, Any] = {}
+        for value, root in enumerate(self.roots):
+            if value != root:
+                continue
+            i = value - self.n_inputs
+            if i >= 0 and self.nodes[i]["op"] == "constant":
+                array = self._stored(np.reshape(model.values(i, 0), -1), overread[value])
+                self.fixed[value] = self._constant(array)
+                continue
+            regions[value] = self._region(math.prod(self.shapes[value]) + overread[value], max(i, 0), last[value])
+            regions[value].last = max(regions[value].last, max(i, 0))
+        for i, step in enumerate(self.steps):
+            for k, floats in enumerate(step.scratch):
+                regions[i, k] = self._region(floats, i, i)
+        self.arena_bytes = place_regions(list(regions.values()), self.device.alignment)
+        self.live_bytes = max(
+            (sum(r.n_bytes for r in regions.values() if r.first <= i <= r.last) for i in range(end + 1)), default=0
+        )
+        cl = self.device.cl
+        most = self.device.info.handle.max_mem_alloc_size
+        if self.arena_bytes > most:
+            raise MemoryError(f"opencl: activations take {self.arena_bytes} bytes, the device allows {most} at once")
+        with translated(f"allocate {self.arena_bytes} bytes"):
+            arena = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, max(self.arena_bytes, 4))
+            self.parts = {key: arena.get_sub_region(r.offset, r.n_bytes) for key, r in regions.items()}
+
+    def _region(self, floats: int, first: int, last: int) -> Region:
+        return Region((floats + _SLACK) * self.item_bytes, first, last)
+
+    def _stored(self, floats: Any, overread: int) -> Any:
+        padded = np.concatenate([floats, np.zeros(overread + _SLACK, np.float32)])
+        return padded.astype(np.float16) if self.target.half else padded
+
+    def _constant(self, array: Any) -> Any:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = self.device.upload(np.ascontiguousarray(array))
+        return self.constants[key]
+
+    def _buffer(self, value: int, node: int) -> Any:
+        if value < 0:
+            return self.parts[node, -1 - value]
+        root = self.roots[value]
+        return self.fixed[root] if root in self.fixed else self.parts[root]
+
+    def _launches(self, i: int, step: Step) -> Iterator[Launch]:
+        for call in step.calls:
+            yield self._launch(i, call)
+
+    def _launch(self, i: int, call: Call, local: tuple[int, ...] | None = None) -> Launch:
+        kernel = self.device.kernel(call.source, call.kernel, call.defines)
+        with translated(f"set the arguments of {call.kernel}"):
+            kernel.set_args(*(self._argument(arg, i) for arg in call.args))
+        name = self.nodes[i]["name"] if i >= 0 else call.kernel
+        return Launch(kernel, call.size, local or local_size(call.size, self.device), i, f"{name}: {call.kernel}")
+
+    def _argument(self, arg: Any, node: int) -> Any:
+        if isinstance(arg, Use):
+            return self._buffer(arg.value, node)
+        if isinstance(arg, np.ndarray):
+            return self._constant(arg)
+        return np.float32(arg) if isinstance(arg, float) else np.int32(arg)
+
+    def _stage(self) -> None:
+        """With fp16 tensors: buffers of fp32 for inputs and outputs, and the kernels between both."""
+        self.staged: dict[int, Any] = {}
+        self.before: list[Launch] = []
+        self.after: list[Launch] = []
+        if not self.target.half:
+            return
+        cl = self.device.cl
+        for value in (*range(self.n_inputs), *self.outputs):
+            n, incoming = math.prod(self.shapes[value]), value < self.n_inputs
+            if not n:
+                continue
+            kernel = self.device.kernel("move.cl", "from_float" if incoming else "to_float", {"STORAGE_HALF": 1})
+            if value not in self.staged:
+                with translated("allocate inputs and outputs"):
+                    self.staged[value] = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, 4 * n)
+            both = (self.staged[value], self._buffer(value, -1))
+            kernel.set_args(*(both if incoming else both[::-1]), np.int32(n))
+            launch = Launch(kernel, (n,), local_size((n,), self.device), -1, "convert")
+            (self.before if incoming else self.after).append(launch)
+
+    # ---- running
+
+    def end(self, value: int) -> Any:
+        """The buffer of fp32 that an input is written to, or an output read from."""
+        return self.staged[value] if value in self.staged else self._buffer(value, -1)
+
+    def enqueue(self, launches: Sequence[Launch]) -> list[Any]:
+        """Events of kernels that were put into the queue."""
+        cl, queue = self.device.cl, self.device.queue
+        return [cl.enqueue_nd_range_kernel(queue, one.kernel, one.size, one.local) for one in launches]
+
+    def run(self, write: Callable[[int, Any], None], read: Callable[[int, Any], None]) -> None:
+        """write(i, buffer) fills input i, read(i, buffer) takes output i."""
+        with self.lock, translated("run"):
+            for i in range(self.n_inputs):
+                if math.prod(self.shapes[i]):
+                    write(i, self.end(i))
+            for launches in (self.before, self.launches, self.after):
+                self.enqueue(launches)
+            for i, value in enumerate(self.outputs):
+                if math.prod(self.shapes[value]):
+                    read(i, self.end(value))
+            self.device.queue.finish()
+
+    def times(self, runs: int) -> Mapping[int, float]:
+        """Median milliseconds of the kernels of each node, by the device's clock."""
+        launches = [*self.before, *self.launches, *self.after]
+        sums: dict[int, list[float]] = {}
+        with self.lock, translated("run"):
+            for _ in range(runs):
+                events = self.enqueue(launches)
+                self.device.queue.finish()
+                found: dict[int, float] = {}
+                for launch, event in zip(launches, events, strict=True):
+                    ms = 1e-6 * (event.profile.end - event.profile.start)
+                    found[launch.node] = found.get(launch.node, 0.0) + ms
+                for node, ms in found.items():
+                    sums.setdefault(node, []).append(ms)
+        return {node: float(np.median(found)) for node, found in sums.items()}
