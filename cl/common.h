@@ -27,31 +27,47 @@ typedef float T;
 
 #if LANES == 1
 typedef float V;
-#define VREAD(p) READ(p, 0)
-#define VWRITE(v, p) WRITE(v, p, 0)
-#define FREAD(p) (*(p))
-#define LANES_TO(v, p) (*(p) = (v))
 #else
 typedef PASTE(float, LANES) V;
+#endif
+
+// Vectors at any float: through a type where compilers have one, since vload and vstore are calls in PoCL's CPU driver,
+// and then no sum stays in a register.
+#if LANES == 1
+#define FREAD(p) (*(p))
+#define LANES_TO(v, p) (*(p) = (v))
+#define PRIVATE_READ(p) (*(p))
+#elif defined(__clang__)
+typedef V VAnywhere __attribute__((aligned(4)));
+#define FREAD(p) (*(__global const VAnywhere*)(p))
+#define LANES_TO(v, p) (*(VAnywhere*)(p) = (v))
+#define PRIVATE_READ(p) (*(const VAnywhere*)(p))
+#else
 #define FREAD(p) PASTE(vload, LANES)(0, p)
 #define LANES_TO(v, p) PASTE(vstore, LANES)(v, 0, p)
-#if STORAGE_HALF
+#define PRIVATE_READ(p) PASTE(vload, LANES)(0, p)
+#endif
+
+#if LANES == 1
+#define VREAD(p) READ(p, 0)
+#define VWRITE(v, p) WRITE(v, p, 0)
+#elif STORAGE_HALF
 #define VREAD(p) PASTE(vload_half, LANES)(0, p)
 #define VWRITE(v, p) PASTE(vstore_half, LANES)(v, 0, p)
+#elif defined(__clang__)
+#define VREAD(p) FREAD(p)
+#define VWRITE(v, p) (*(__global VAnywhere*)(p) = (v))
 #else
 #define VREAD(p) FREAD(p)
-#define VWRITE(v, p) LANES_TO(v, p)
-#endif
+#define VWRITE(v, p) PASTE(vstore, LANES)(v, 0, p)
 #endif
 
-#ifdef FP_FAST_FMAF
-#define FMA(a, b, c) fma(a, b, c)
-#else
-#define FMA(a, b, c) mad(a, b, c)
-#endif
+// Compilers contract this where the device has fused multiply-adds; the built-in functions are calls on some.
+#pragma OPENCL FP_CONTRACT ON
+#define FMA(a, b, c) ((a) * (b) + (c))
 
 // The first n lanes.
-inline void write_lanes(V v, __global T* p, int n) {
+static inline void write_lanes(V v, __global T* p, int n) {
   if (n >= LANES) {
     VWRITE(v, p);
   } else {
@@ -61,21 +77,21 @@ inline void write_lanes(V v, __global T* p, int n) {
   }
 }
 
-inline V clamped(V x, float low, float high) {  // fmin and fmax would lose a NaN
-  x = select(x, (V)(low), isless(x, (V)(low)));
-  return select(x, (V)(high), isgreater(x, (V)(high)));
+static inline V clamped(V x, float low, float high) {  // fmin and fmax would lose a NaN
+  x = x < (V)(low) ? (V)(low) : x;
+  return x > (V)(high) ? (V)(high) : x;
 }
 
-inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
-inline V hard_sigmoid(V x) { return clamped(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
+static inline V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+static inline V hard_sigmoid(V x) { return clamped(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
 
-inline V activated(V x, float alpha, float beta) {
+static inline V activated(V x, float alpha, float beta) {
 #if ACTIVATION == 0
   return x;
 #elif ACTIVATION == 1
   return clamped(x, alpha, beta);
 #elif ACTIVATION == 2 || ACTIVATION == 3  // of the latter alpha is the slope
-  return select(alpha * x, x, isgreater(x, (V)(0.0f)));
+  return x > (V)(0.0f) ? x : alpha * x;
 #elif ACTIVATION == 4
   return sigmoid(x);
 #elif ACTIVATION == 5
@@ -91,6 +107,6 @@ inline V activated(V x, float alpha, float beta) {
 #elif ACTIVATION == 10
   return 0.5f * x * (1.0f + tanh(0.79788456080286536f * FMA(0.044715f * x, x * x, x)));
 #elif ACTIVATION == 11
-  return select(alpha * expm1(x), x, isgreater(x, (V)(0.0f)));
+  return x > (V)(0.0f) ? x : alpha * expm1(x);
 #endif
 }

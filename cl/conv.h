@@ -1,5 +1,5 @@
-// What convolutions share: a tile of ROWS rows of LANES outputs for each of OCB filters that keep the same kernels, and
-// its end: bias, residual, activation, store.
+// What convolutions share: a tile of ROWS rows of VECTORS * LANES outputs for each of OCB filters that keep the same
+// kernels, and its end: bias, residual, activation, store.
 #include "common.h"
 
 #ifndef OCB
@@ -7,6 +7,9 @@
 #endif
 #ifndef ROWS
 #define ROWS 4
+#endif
+#ifndef VECTORS
+#define VECTORS 1
 #endif
 #ifndef PITCH  // floats from a row of the packed input to the next
 #define PITCH 64
@@ -44,7 +47,9 @@ typedef struct Item {
   int column, tile, group, image, inside;
 } Item;
 
-inline Item this_item() {
+#define SUMS (OCB * ROWS * VECTORS)
+
+static inline Item this_item() {
   Item item;
   item.column = get_global_id(0), item.tile = get_global_id(1);
   const int z = get_global_id(2);
@@ -54,17 +59,23 @@ inline Item this_item() {
 }
 
 // Adds one tap of a kernel: its inputs for the first row begin at p; w [OCB].
-inline void add_tap(__global const T* p, __global const float* w, V* sums) {
+static inline void add_tap(__global const T* p, __global const float* w, V* sums) {
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
-    const V in = VREAD(p + r * PITCH);
 #pragma unroll
-    for (int o = 0; o < OCB; ++o) sums[o * ROWS + r] = FMA((V)(w[o]), in, sums[o * ROWS + r]);
+    for (int v = 0; v < VECTORS; ++v) {
+      const V in = VREAD(p + r * PITCH + v * LANES);
+#pragma unroll
+      for (int o = 0; o < OCB; ++o) {
+        const int i = (o * ROWS + r) * VECTORS + v;
+        sums[i] = FMA((V)(w[o]), in, sums[i]);
+      }
+    }
   }
 }
 
 // filters, bias, slopes [N_GROUPS * OCB]: the output channel of each, -1 where a group is not full.
-inline void finish(const Item item, const V* sums, __global const int* filters, __global const float* bias,
+static inline void finish(const Item item, const V* sums, __global const int* filters, __global const float* bias,
                    __global const float* slopes, __global const T* residual, __global T* y, float alpha, float beta,
                    int out_channels) {
 #pragma unroll
@@ -73,19 +84,21 @@ inline void finish(const Item item, const V* sums, __global const int* filters, 
     if (channel < 0) continue;
     const size_t plane = ((size_t)item.image * out_channels + channel) * OUT_COUNT;
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-      const int at = (item.tile * ROWS + r) * OUT_W + item.column * LANES;
-      const int n = min(OUT_W - item.column * LANES, OUT_COUNT - at);
+    for (int i = 0; i < ROWS * VECTORS; ++i) {
+      const int column = item.column * (VECTORS * LANES) + i % VECTORS * LANES;
+      const int at = (item.tile * ROWS + i / VECTORS) * OUT_W + column;
+      const int of_row = OUT_W - column, of_map = OUT_COUNT - at;
+      const int n = of_row < of_map ? of_row : of_map;
       if (n <= 0) continue;
-      V sum = sums[o * ROWS + r] + bias[filter];
+      V sum = sums[o * (ROWS * VECTORS) + i] + bias[filter];
 #if HAS_RESIDUAL
       if (n >= LANES) {
         sum += VREAD(residual + plane + at);
       } else {
         float lanes[LANES];
         LANES_TO(sum, lanes);
-        for (int i = 0; i < n; ++i) lanes[i] += READ(residual + plane + at, i);
-        sum = FREAD(lanes);
+        for (int j = 0; j < n; ++j) lanes[j] += READ(residual + plane + at, j);
+        sum = PRIVATE_READ(lanes);
       }
 #endif
 #if ACTIVATION == 3

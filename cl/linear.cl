@@ -21,7 +21,7 @@ __kernel void linear(__global const T* x, __global const float* weight, __global
     const int at = row * n_out + o + i;
     if (lanes[i] <= 0.0f) lanes[i] *= slopes[n_slopes == 1 ? 0 : at / inner % n_slopes];
   }
-  write_lanes(FREAD(lanes), to, n_out - o);
+  write_lanes(PRIVATE_READ(lanes), to, n_out - o);
 #else
   write_lanes(activated(sum, alpha, beta), to, n_out - o);
 #endif

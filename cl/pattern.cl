@@ -31,10 +31,10 @@ __kernel void conv_patterns(__global const T* x, __global const uint* starts, __
   const Item item = this_item();
   if (!item.inside) return;
   __global const T* const from =
-      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * LANES;
-  V sums[OCB * ROWS];
+      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+  V sums[SUMS];
 #pragma unroll
-  for (int i = 0; i < OCB * ROWS; ++i) sums[i] = (V)(0.0f);
+  for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
   __global const uint* start = starts + item.group * (N_RUNS + 1);
   uint k = *start;
   RUNS

@@ -10,10 +10,10 @@ __kernel void conv_taps(__global const T* x, __global const uint* starts, __glob
   const Item item = this_item();
   if (!item.inside) return;
   __global const T* const from =
-      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * LANES;
-  V sums[OCB * ROWS];
+      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+  V sums[SUMS];
 #pragma unroll
-  for (int i = 0; i < OCB * ROWS; ++i) sums[i] = (V)(0.0f);
+  for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
   const uint end = starts[item.group + 1];
   for (uint k = starts[item.group]; k < end; ++k) add_tap(from + places[k], weights + k * OCB, sums);
   finish(item, sums, filters, bias, slopes, residual, y, alpha, beta, out_channels);

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .compiling import compile
     from .convert import convert
     from .modules import PatternConv2d
+    from .opencl import OpenCLModel
     from .prune import prune_
 
 __version__ = version()
@@ -48,6 +49,7 @@ __all__ = [
     "ADMMPruner",
     "BackendUnavailable",
     "CompiledModel",
+    "OpenCLModel",
     "PConvFormatError",
     "PackedConv",
     "PatternConv2d",
@@ -63,9 +65,10 @@ __all__ = [
     "show_config",
 ]
 
-_NEED_TORCH = {
+_ON_DEMAND = {
     "ADMMPruner": "admm",
     "PatternConv2d": "modules",
+    "OpenCLModel": "opencl",
     "compile": "compiling",
     "convert": "convert",
     "prune_": "prune",
@@ -73,10 +76,10 @@ _NEED_TORCH = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_TORCH:
+    if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(f".{_NEED_TORCH[name]}", __name__)
+        module = import_module(f".{_ON_DEMAND[name]}", __name__)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

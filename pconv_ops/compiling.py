@@ -14,6 +14,8 @@ from .compiled import CompiledModel
 from .convert import Arguments, check_backend, deep_copy
 from .encode import WEIGHTS, Encoder
 from .export import arguments_of, export
+from .opencl import OpenCLModel
+from .opencl_device import find_device
 from .passes import optimize
 
 BATCH, SIZE = 0b0001, 0b1100  # free dims of inputs: images; height and width
@@ -27,7 +29,12 @@ COARSE = 0.05
 
 
 def compile(
-    model: nn.Module, example_inputs: Any, backend: str = "cpu", weights: str = "fp32", check: bool = True
+    model: nn.Module,
+    example_inputs: Any,
+    backend: str = "cpu",
+    weights: str = "fp32",
+    check: bool = True,
+    device: str | None = None,
 ) -> CompiledModel:
     """`model` in evaluation mode as one network in the core (PCONV, AAAI 2020, section 5: the DNN as a computational
     graph). `model` itself stays as it is.
@@ -37,24 +44,32 @@ def compile(
     computed in fp32). check: the network is run on the example and compared with `model`, and tried with more images
     and with other sizes: where the results agree, the CompiledModel takes any batch, and any size; without it only the
     example's shapes. Pruned weights are found by their zeros, however the model was pruned. Results carry no gradient.
+    backend: 'opencl' makes an OpenCLModel, on the device whose "platform: name" contains `device`; without it
+    PCONV_OPENCL_DEVICE says which, else it is the first GPU, or the first device.
 
     TypeError, ValueError: as export() raises them, among them UnsupportedOperatorError, which lists all operators that
     cannot be compiled; weights that fp16 cannot hold. ConversionError: results differ from the model's, by a bug of
-    ours. BackendUnavailable: another backend than 'cpu'.
+    ours. BackendUnavailable: no such backend or device. OpenCLError: the device cannot build or run the network.
     """
-    check_backend(backend)
+    if backend == "opencl":
+        find_device(device)  # before any work
+    else:
+        check_backend(backend, also="opencl")
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     graph = export(model, example_inputs)
     optimize(graph)
     encoder = Encoder(graph)
-    if not check:
-        return CompiledModel(encoder.encode(weights))
-    checker = _Checker(model, arguments_of(model, example_inputs), encoder)
-    compiled = CompiledModel(encoder.encode(weights, checker.free_dims()))
-    if weights == "fp16":
+    checker = _Checker(model, arguments_of(model, example_inputs), encoder) if check else None
+    compiled = CompiledModel(encoder.encode(weights, checker.free_dims() if checker is not None else ()))
+    if checker is not None and weights == "fp16":
         checker.check_rounding(compiled)
-    return compiled
+    if backend == "cpu":
+        return compiled
+    on_device = OpenCLModel(compiled.native, device)
+    if checker is not None:
+        checker.check_same(on_device, compiled)
+    return on_device
 
 
 class _Checker:
@@ -88,6 +103,12 @@ class _Checker:
             off = output_deviation(self._computed(compiled, arguments), self._computed(exact, arguments))
             if not off <= COARSE:
                 raise ValueError(f"weights: fp16 is too coarse for them: outputs change by {off:.1e}, store fp32")
+
+    def check_same(self, one: CompiledModel, other: CompiledModel) -> None:
+        """ConversionError: two forms of the network differ on the example."""
+        off = output_deviation(self._computed(one, self.arguments), self._computed(other, self.arguments))
+        if not off <= TOLERANCE:
+            raise ConversionError(f"model: outputs on the device deviate by {off:.1e}, allowed is {TOLERANCE:.0e}")
 
     def _works(self, free_dims: Sequence[int], trials: Sequence[Arguments]) -> bool:
         """Whether nothing speaks against these free dims and something for them."""

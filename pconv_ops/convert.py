@@ -91,12 +91,13 @@ def _check(model: Any, backend: Any, fallback: Any) -> None:
         raise ValueError(f"fallback: got {fallback!r}, allowed: {', '.join(FALLBACKS)}")
 
 
-def check_backend(backend: Any) -> None:
-    """TypeError: no name. BackendUnavailable: a backend that this build lacks."""
+def check_backend(backend: Any, also: str = "") -> None:
+    """TypeError: no name. BackendUnavailable: a backend that is not there, or not for this; `also` is another one."""
     if not isinstance(backend, str):
         raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
     if backend != "cpu":
-        raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is 'cpu'")
+        there = "'cpu'" + (f" and '{also}'" if also else "")
+        raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is {there}")
 
 
 def call_arguments(example_inputs: Any) -> Arguments | None:

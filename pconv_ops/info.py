@@ -62,9 +62,20 @@ def config_text() -> str:
         ("isas", ", ".join(isas)),
         ("ukernels", ", ".join(cpu["ukernels"])),
         ("threads", str(get_num_threads())),
+        ("opencl", ", ".join(_opencl_titles())),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def _opencl_titles() -> list[str]:
+    """OpenCL devices, or why there are none."""
+    from .opencl_device import devices  # pyopencl only where somebody asks
+
+    try:
+        return [f"{device.title} ({device.version})" for device in devices()] or ["no device"]
+    except _native.BackendUnavailable:
+        return ["pyopencl is not installed"]
 
 
 def show_config() -> None:

@@ -49,9 +49,7 @@ class OpenCLModel(CompiledModel):
         self._planned: OrderedDict[tuple[Shape, ...], Session] = OrderedDict()
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: str | None = None, storage: str = "fp32"
-    ) -> OpenCLModel:
+    def load(cls, path: str | os.PathLike[str], device: str | None = None, storage: str = "fp32") -> OpenCLModel:
         """A file that CompiledModel.save() wrote, for a device. Errors as CompiledModel.load and the constructor."""
         return cls(CompiledModel.load(path).native, device, storage)
 
@@ -159,7 +157,7 @@ def _target(device: Device, half: bool) -> Target:
     """Vectors for CPUs; GPUs make one output an item, but for those whose memory moves 128 bits at a time."""
     name = device.info.title.lower()
     if device.info.kind == "cpu":
-        return Target(8, half, linear_block=8)
+        return Target(8, half, by_row=True)
     lanes = 4 if any(word in name for word in ("adreno", "mali", "powervr")) else 1
     return Target(lanes, half)
 

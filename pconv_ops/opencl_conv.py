@@ -24,11 +24,17 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tile:
-    """What an item computes: `rows` rows of `lanes` outputs for each of `ocb` filters (0: as many as pay)."""
+    """What an item computes: `rows` rows of `vectors` vectors of `lanes` outputs, for each of `ocb` filters (0: as many
+    as pay)."""
 
     lanes: int
     rows: int
     ocb: int = 0
+    vectors: int = 1
+
+    @property
+    def width(self) -> int:
+        return self.lanes * self.vectors
 
 
 @dataclass(frozen=True)
@@ -115,17 +121,17 @@ class _Geometry:
         rows, columns = rows * dilation_h, columns * dilation_w
         in_place = (stride_h, stride_w) == (1, 1) and not any(layer.padding)
         if in_place and (kernel_h, kernel_w) == (1, 1):  # one long row: tiles run on over the ends of rows
-            n_vectors = -(-h * w // tile.lanes)
-            self.out_w, self.count = tile.lanes, h * w
-            self.columns, self.tiles, self.pitch = 1, -(-n_vectors // tile.rows), tile.lanes
+            n_lines = -(-h * w // tile.width)
+            self.out_w, self.count = tile.width, h * w
+            self.columns, self.tiles, self.pitch = 1, -(-n_lines // tile.rows), tile.width
         else:
             self.count = self.out_h * self.out_w
-            self.columns, self.tiles = -(-self.out_w // tile.lanes), -(-self.out_h // tile.rows)
+            self.columns, self.tiles = -(-self.out_w // tile.width), -(-self.out_h // tile.rows)
             self.pitch = w
         self.packing, self.plane, self.overread = None, h * w, 0
         if in_place:
             self.at = rows * self.pitch + columns
-            last = (self.tiles * tile.rows - 1) * self.pitch + self.columns * tile.lanes + int(self.at.max(initial=0))
+            last = (self.tiles * tile.rows - 1) * self.pitch + self.columns * tile.width + int(self.at.max(initial=0))
             self.overread = max(0, last - h * w)
             return
         used = np.flatnonzero(taps_used)
@@ -133,8 +139,8 @@ class _Geometry:
         phases = sorted({of_tap[t] for t in used}) or [(0, 0)]
         down, along = rows // stride_h, columns // stride_w
         n_rows = self.tiles * tile.rows + int(down[used].max(initial=0))
-        width = self.columns * tile.lanes + int(along[used].max(initial=0))
-        self.pitch = -(-width // tile.lanes) * tile.lanes
+        width = self.columns * tile.width + int(along[used].max(initial=0))
+        self.pitch = -(-width // 16) * 16
         self.packing = Packing(tuple(phases), n_rows, self.pitch)
         self.plane = self.packing.plane
         number = np.array([phases.index(of_tap[t]) if t in set(used.tolist()) else 0 for t in range(len(of_tap))])
@@ -156,6 +162,7 @@ def program_of(
     defines: dict[str, str | int] = {
         "LANES": tile.lanes,
         "ROWS": tile.rows,
+        "VECTORS": tile.vectors,
         "OCB": grouped.ocb,
         "PITCH": geometry.pitch,
         "PLANE": geometry.plane,
@@ -250,7 +257,7 @@ def _sorted_kernels(grouped: Grouped, patterns: Sequence[tuple[int, ...]]) -> tu
         for i, order in enumerate(patterns):
             chosen = np.flatnonzero(which == i)
             channels.append(own[chosen])
-            block = values[np.ix_(chosen, order)].copy()
+            block = values[np.ix_(chosen, np.array(order))]
             for j, tap in enumerate(order):
                 if tap in order[:j]:
                     block[:, j] = 0

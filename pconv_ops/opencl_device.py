@@ -124,10 +124,18 @@ class Device:
         """A new kernel object of a file of cl/. OpenCLError: the driver cannot build it."""
         text = program_text(source, defines)
         if text not in self._programs:
-            with translated(f"build {source}"):
-                self._programs[text] = self.cl.Program(self.context, text).build()
+            self._programs[text] = self._build(source, name, text)
         with translated(f"make {name}"):
             return self.cl.Kernel(self._programs[text], name)
+
+    def _build(self, source: str, name: str, text: str) -> Any:
+        """Drivers keep what they built on disk. A process that was killed meanwhile may have left them half of it: then
+        the kernel is missing, and a text that they have not seen is built instead."""
+        with translated(f"build {source}"):
+            program = self.cl.Program(self.context, text).build()
+            if name in program.kernel_names.split(";"):
+                return program
+            return self.cl.Program(self.context, f"{text}// once more\n").build()
 
     def upload(self, array: Any) -> Any:
         """A read-only buffer of a numpy array."""

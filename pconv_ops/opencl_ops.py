@@ -72,7 +72,7 @@ class Target:
     lanes: int
     half: bool = False
     tiles: Mapping[str, Tile] = field(default_factory=dict)  # by node, from tuning
-    linear_block: int = 0  # outputs whose weights lie together; 0: all
+    by_row: bool = False  # items read rows of memory, as suits caches; else neighbours read neighbouring floats
 
 
 Lowering = Callable[[NodeView, Target], Step]
@@ -121,11 +121,12 @@ def _inner(shape: Shape) -> int:
 
 
 def default_tile(layer: PackedConv, out_h: int, target: Target) -> Tile:
-    """Rows that fill the map, as many as registers hold for a filter alone; fewer where filters share loads."""
-    dense = layer.density > 0.5 and layer.in_channels // layer.groups > 1
-    heights = (3, 2, 4, 1) if dense else (8, 7, 6, 5, 4, 3, 2, 1)
-    rows = min(heights, key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
-    return Tile(target.lanes, rows, 4 if dense else 0)
+    """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads
+    (docs/PERFORMANCE.md, OpenCL)."""
+    if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
+        return Tile(target.lanes, min(2, out_h), 4)
+    rows = min(range(1, 8), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
+    return Tile(target.lanes, rows)
 
 
 @lowers("conv")
@@ -157,18 +158,19 @@ def _pack(node: NodeView, target: Target, layer: PackedConv, program: ConvProgra
     packing = program.packing
     assert packing is not None
     n, c, h, w = node.input_shapes[0]
-    n_columns, n_lines = packing.pitch // target.lanes, packing.rows * len(packing.phases)
+    n_lines = packing.rows * len(packing.phases)
     args = [Use(node.inputs[0]), Use(-1), np.array(packing.phases, np.int32).reshape(-1), h, w, packing.rows]
-    args += [len(packing.phases), *layer.stride, *layer.padding[:2], n_columns, n * c]
-    lanes = {"LANES": target.lanes}
-    return _call("pack.cl", "pack_planes", node, target, args, (n_columns, n_lines, n * c), **lanes)
+    args += [len(packing.phases), layer.stride[0], *layer.padding[:2], packing.pitch, n * c]
+    size = (1 if target.by_row else packing.pitch, n_lines, n * c)
+    macros = {"LANES": target.lanes, "BY_ROW": int(target.by_row), "STRIDE_W": layer.stride[1]}
+    return _call("pack.cl", "pack_planes", node, target, args, size, **macros)
 
 
 @lowers("linear")
 def _linear(node: NodeView, target: Target) -> Step:
     n_in, n_out = node.input_shapes[0][-1], node.shape[-1]
     rows = math.prod(node.shape[:-1])
-    block = target.linear_block or -(-n_out // target.lanes) * target.lanes
+    block = target.lanes if target.by_row else -(-n_out // target.lanes) * target.lanes
     n_blocks = -(-n_out // block)
     weight = np.zeros((n_blocks * block, n_in), np.float32)
     weight[:n_out] = np.reshape(node.data["weight"](), (n_out, n_in))
@@ -224,7 +226,8 @@ def _dims(shape: Shape, *steps: Sequence[int]) -> npt.NDArray[np.int32]:
 
 
 def _planes(node: NodeView) -> tuple[int, int, int, int]:
-    return (*node.input_shapes[0][-2:], *node.shape[-2:])
+    (h, w), (out_h, out_w) = node.input_shapes[0][-2:], node.shape[-2:]
+    return h, w, out_h, out_w
 
 
 @lowers("max_pool")

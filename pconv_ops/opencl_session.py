@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,7 @@ class Session:
             return Step(())
         data: dict[str, Callable[[], Any]] = {}
         for k, row in enumerate(node["data"]):
-            is_layer = row["name"] == "layer"
-            data[row["name"]] = (lambda: model.layer(i)) if is_layer else (lambda k=k: model.values(i, k))
+            data[row["name"]] = partial(model.layer, i) if row["name"] == "layer" else partial(model.values, i, k)
         shapes = tuple(self.shapes[value] for value in node["inputs"])
         view = NodeView(
             *(node["op"], node["name"], tuple(node["inputs"]), node["output"], shapes, self.shapes[node["output"]]),

@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import pconv_ops
+from pconv_ops.opencl_device import devices
+
 ROOT = Path(__file__).parent.parent
 
 
 def test_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # one of them writes a file
+    monkeypatch.setenv("PCONV_OPENCL_DEVICE", "portable")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
-    convert, whole, train, arrays = (compile(block, "README.md", "exec") for block in blocks)
+    assert len(blocks) == 5 and all(len(block.strip().splitlines()) <= 12 for block in blocks)
+    convert, whole, train, arrays, opencl = (compile(block, "README.md", "exec") for block in blocks)
     space: dict = {}
     exec(convert, space)
     assert space["fast"].report.layers[0].chosen == "pconv"
@@ -26,8 +30,18 @@ def test_readme_examples_run(tmp_path, monkeypatch):
     exec(train, trained)
     assert trained["pruner"].finalized and trained["pruner"].steps == 3
     assert trained["model"][0].weight.count_nonzero() == 20 * 4
+    if has_pocl():
+        exec(opencl, space)
+        torch.testing.assert_close(space["y"], space["model"](space["x"]), rtol=1e-4, atol=1e-4)
     exec(arrays, space)
     assert space["y"].shape == (1, 128, 56, 56) and space["y"].dtype.name == "float32"
+
+
+def has_pocl():
+    try:
+        return any("Portable" in device.title for device in devices())
+    except pconv_ops.BackendUnavailable:
+        return False
 
 
 def training_set():

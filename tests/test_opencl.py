@@ -1,0 +1,298 @@
+"""The OpenCL backend on PoCL: every operator, convolutions of all kinds bit for bit and within the bound, networks,
+storage as fp16, arrays of the device, errors."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from compiled_cases import LARGE, SMALL, distance, small_net, zoo_net
+from graph_networks import NETWORKS
+from networks import X, random
+from operator_cases import OPERATORS, operator_model
+from torch import nn
+
+import pconv_ops
+from pconv_ops import BackendUnavailable, OpenCLModel, PatternSet, opencl, opencl_device, prune_
+from pconv_ops.opencl_conv import Tile
+from pconv_ops.opencl_ops import Target
+from pconv_ops.opencl_session import Region, Session, place_regions
+
+pytest.importorskip("pyopencl")
+DEVICE = "Portable Computing Language"
+if not any(DEVICE in device.title for device in opencl.devices()):
+    pytest.skip("PoCL is not installed: pip install pocl-binary-distribution", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _on_pocl(monkeypatch):
+    monkeypatch.setenv(opencl_device.ENVIRONMENT, DEVICE)
+
+
+def on_device(model, x, storage="fp32"):
+    return OpenCLModel(pconv_ops.compile(model, x, check=False).native, storage=storage)
+
+
+@pytest.mark.parametrize("case", OPERATORS)
+def test_operators(case):
+    model = operator_model(case)
+    with torch.no_grad():
+        want = model(X)
+        assert distance(on_device(model, X)(X), want) < 1e-5
+
+
+# ---- convolutions
+
+# in, out, kernel, stride, padding, dilation, groups, size, kernels kept (None: all), patterns
+CONVS = {
+    "pattern": (16, 24, 3, 1, 1, 1, 1, (13, 17), 2.5, None),
+    "pattern, stride 2": (16, 24, 3, 2, 1, 1, 1, (13, 18), 2.5, None),
+    "pattern, dilation 2": (12, 8, 3, 1, 2, 2, 1, (11, 9), 2, None),
+    "12 patterns": (16, 24, 3, 1, 1, 1, 1, (9, 9), 2.5, PatternSet.random(12, seed=1)),
+    "no padding": (16, 8, 3, 1, 0, 1, 1, (14, 15), 2.5, None),
+    "groups": (16, 24, 3, 1, 1, 1, 4, (7, 7), 2, None),
+    "small map": (32, 40, 3, 1, 1, 1, 1, (2, 2), 3, None),
+    "one pixel": (8, 8, 3, 1, 1, 1, 1, (1, 1), 2, None),
+    "dense": (8, 20, 3, 1, 1, 1, 1, (10, 23), None, None),
+    "dense, stride 2": (3, 16, 3, 2, 1, 1, 1, (15, 15), None, None),
+    "stem": (3, 8, 7, 2, 3, 1, 1, (21, 22), None, None),
+    "1x1": (24, 20, 1, 1, 0, 1, 1, (7, 9), None, None),
+    "1x1, stride 2": (8, 20, 1, 2, 0, 1, 1, (7, 9), None, None),
+    "1x1, padding": (8, 20, 1, 1, 1, 1, 1, (5, 5), None, None),
+    "depthwise": (12, 12, 3, 1, 1, 1, 12, (9, 10), None, None),
+    "depthwise, stride 2": (12, 24, 5, 2, 2, 1, 12, (9, 10), None, None),
+    "asymmetric": (6, 9, (1, 5), (1, 3), (0, 2), (1, 2), 3, (6, 20), None, None),
+}
+
+
+def conv_case(name, whole):
+    """(layer, input) with small integers or real numbers."""
+    ic, oc, kernel, stride, padding, dilation, groups, size, kept, patterns = CONVS[name]
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(ic, oc, kernel, stride, padding, dilation, groups)
+    net = nn.Sequential(conv)
+    if kept is not None:
+        prune_(net, connectivity=kept, **({} if patterns is None else {"patterns": patterns}))
+    x = torch.randn(2, ic, *size, generator=generator)
+    if whole:
+        x = torch.randint(-4, 5, x.shape, generator=generator).float()
+        for tensor in conv.parameters():
+            signs = torch.randint(1, 4, tensor.shape, generator=generator).float() * tensor.sign()
+            tensor.data = signs
+    return net.eval(), x
+
+
+TILES = [None, Tile(8, 4), Tile(4, 3, 2), Tile(8, 1, 8), Tile(2, 2, 1, 3), Tile(1, 5)]
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_convolutions_are_exact_on_integers(name, soak):
+    net, x = conv_case(name, whole=True)
+    want = net.double()(x.double()).detach().numpy()
+    net.float()
+    tiles = TILES if soak else [None, TILES[1 + len(name) % (len(TILES) - 1)]]
+    for tile in tiles:
+        model = on_device(net, x)
+        if tile is not None:
+            node = model.native.nodes()[0]["name"]
+            model._target = dataclasses.replace(model._target, tiles={node: tile}, lanes=tile.lanes)
+        got = model(x.numpy())
+        assert np.count_nonzero(want) > 0.3 * want.size
+        assert np.array_equal(got, want.astype(np.float32)), tile
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_convolutions_stay_within_the_bound(name):
+    """design: |y - y64| <= (K + 2) 2^-24 (sum |w| |x| + |b|), whatever the order of sums."""
+    net, x = conv_case(name, whole=False)
+    with torch.no_grad():
+        got = on_device(net, x)(x).double()
+        want = net.double()(x.double())
+        conv = net[0]
+        terms = conv.weight[0].numel()
+        for tensor in conv.parameters():
+            tensor.abs_()
+        size = net(x.double().abs())
+    assert ((got - want).abs() <= (terms + 2) * 2.0**-24 * size + 1e-40).all()
+
+
+def test_gpus_layout_gives_the_same():
+    """Items of one output, neighbours side by side: what GPUs run, here on a CPU."""
+    net, x = small_net("detector")
+    model = on_device(net, x)
+    model._target = Target(1)
+    with torch.no_grad():
+        assert distance(model(x), net(x)) < 1e-4
+
+
+# ---- networks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name):
+    net, x = small_net(name)
+    model = pconv_ops.compile(net, x, backend="opencl")
+    with torch.no_grad():
+        assert distance(model(x), net(x)) < 1e-4
+        other = random(3, *x.shape[1:], seed=4)
+        assert distance(model(other), net(other)) < 1e-4
+        assert distance(net(other[:2]), net(x)) > 0.1
+
+
+def check_zoo(name):
+    net, x = zoo_net(name)
+    model = on_device(net, x)
+    with torch.no_grad():
+        assert distance(model(x), net(x)) < 1e-4
+        other = nn.functional.interpolate(random(1, 3, 5, 5, seed=3), x.shape[2:])
+        assert distance(net(other), net(x)) > 0.1
+        assert distance(model(other), net(other)) < 1e-4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_zoo(name):
+    check_zoo(name)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", LARGE)
+def test_large_zoo(name):
+    check_zoo(name)
+
+
+def test_fp16_storage():
+    """Every operator rounds once more: to half of 2^-10 of the value."""
+    for name in ("detector", "residual", "mobile"):
+        net, x = small_net(name)
+        with torch.no_grad():
+            off = distance(on_device(net, x, "fp16")(x), net(x))
+        assert 1e-6 < off < 2e-2
+    with pytest.raises(ValueError, match="storage: expected one of fp32, fp16"):
+        on_device(net, x, "int8")
+
+
+def test_files_and_kinds_of_inputs(tmp_path):
+    import pyopencl.array
+
+    net, x = small_net("residual")
+    compiled = pconv_ops.compile(net, x, check=False)
+    compiled.save(tmp_path / "net.pconv")
+    model = OpenCLModel.load(tmp_path / "net.pconv")
+    want = model(x)
+    assert isinstance(want, torch.Tensor) and np.array_equal(model(x.numpy()), want.numpy())
+    there = pyopencl.array.to_device(model.queue, x.numpy())
+    got = model(there)
+    assert isinstance(got, pyopencl.array.Array) and np.array_equal(got.get(), want.numpy())
+    with pytest.raises(TypeError, match="expected float32, got dtype float64"):
+        model(there.astype(np.float64))
+    with pytest.raises(TypeError, match="float32"):
+        model(x.double())
+    with pytest.raises(ValueError, match=r"input \"x\": dims\[1\] is 4"):
+        model(random(2, 4, 16, 12))
+    other = pyopencl.array.to_device(pyopencl.CommandQueue(pyopencl.Context([model.device.info.handle])), x.numpy())
+    with pytest.raises(ValueError, match="another context"):
+        model(other)
+    model.save(tmp_path / "again.pconv")
+    assert (tmp_path / "again.pconv").read_bytes() == (tmp_path / "net.pconv").read_bytes()
+    assert np.array_equal(model(x.numpy()), want.numpy())  # usable after all these
+
+
+def test_profile():
+    net, x = small_net("detector")
+    profile = on_device(net, x).profile(x, runs=3)
+    assert "conv_patterns" in profile.text() and "opencl Portable" in profile.text()
+    assert profile.ms > 0 and profile.arena_bytes >= profile.live_bytes > 0 and profile.weight_bytes > 0
+
+
+def test_threads_share_a_network():
+    net, x = small_net("residual")
+    model = on_device(net, x)
+    inputs = [random(*x.shape, seed=i) for i in range(4)]
+    want = [model(x) for x in inputs]
+    wrong = []
+
+    def work(i):
+        for _ in range(10):
+            if not torch.equal(model(inputs[i]), want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---- memory
+
+
+def test_regions_that_live_together_do_not_overlap():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        regions = []
+        for _ in range(30):
+            first = int(rng.integers(0, 20))
+            regions.append(Region(int(rng.integers(1, 5000)), first, first + int(rng.integers(0, 6))))
+        total = place_regions(regions, 128)
+        for i, a in enumerate(regions):
+            assert a.offset % 128 == 0 and a.offset + a.n_bytes <= total
+            for b in regions[:i]:
+                together = a.first <= b.last and b.first <= a.last
+                assert not together or a.offset + a.n_bytes <= b.offset or b.offset + b.n_bytes <= a.offset
+
+
+def test_what_is_too_large_is_refused_before_memory_is_taken():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.MaxPool2d(2))
+    model = on_device(net, random(1, 1, 8, 8))
+    compiled = pconv_ops.compile(net, random(1, 1, 8, 8))
+    target = Target(8, by_row=True)
+    with pytest.raises(ValueError, match="allowed are 2147483647 a tensor"):
+        Session(compiled.native, model.device, [(3, 1, 30000, 30000)], target, {})
+    with pytest.raises(MemoryError, match="the device allows"):
+        Session(compiled.native, model.device, [(1, 1, 40000, 40000)], target, {})
+
+
+# ---- devices and errors
+
+
+def test_devices(monkeypatch):
+    found = opencl.find_device()
+    assert found.platform == DEVICE and found.kind == "cpu" and found.units >= 1
+    assert opencl.find_device("portable").title == found.title
+    with pytest.raises(BackendUnavailable, match=r"no device 'adreno'; there are: .*Portable"):
+        opencl.find_device("adreno")
+    monkeypatch.setenv(opencl_device.ENVIRONMENT, "nothing like it")
+    with pytest.raises(BackendUnavailable, match="no device 'nothing like it'"):
+        pconv_ops.compile(nn.ReLU(), X, backend="opencl")
+
+
+def test_a_build_that_fails_leaves_the_model_usable(monkeypatch):
+    model = on_device(nn.Tanh(), X)
+    text = opencl_device.program_text
+    monkeypatch.setattr(opencl_device, "program_text", lambda source, defines: text(source, defines) + "\n#error no\n")
+    with pytest.raises(opencl.OpenCLError, match=r"build elementwise\.cl: .*"):
+        model(X)
+    monkeypatch.undo()
+    monkeypatch.setenv(opencl_device.ENVIRONMENT, DEVICE)
+    assert distance(model(X), torch.tanh(X)) < 1e-6
+
+
+def test_without_pyopencl(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyopencl", None)
+    with pytest.raises(BackendUnavailable, match="needs pyopencl"):
+        pconv_ops.compile(nn.ReLU(), X, backend="opencl")
+
+
+def test_sources_compile_alone():
+    """Every file of cl/ has defaults for what the host sets."""
+    from importlib.resources import files
+
+    device = opencl_device.open_device()
+    names = sorted(path.name for path in (files("pconv_ops") / "cl").iterdir() if path.name.endswith(".cl"))
+    assert len(names) >= 10
+    for name in names:
+        device.cl.Program(device.context, opencl_device.program_text(name, {})).build()
