@@ -9,6 +9,7 @@ The x86 bars hold for a CPU with AVX-512.
   kinds  3x3 with stride 2, 1x1 in blocks, dense stems and 1x1
   calls  the cost of a call
   auto   convert(fallback="auto") against the original, from dense to all zeros
+  opencl the OpenCL kernels against the device's peak and their own dense form
   neon   instructions of the NEON ukernels on an emulated Cortex-A76
 """
 
@@ -18,11 +19,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from checks import auto, calls, kinds, neon, nets, vgg
+from checks import auto, calls, kinds, neon, nets, opencl, vgg
 from checks.record import Record, bench_runs
 
 BENCHED = {"speed": vgg, "nets": nets, "kinds": kinds}  # judged by rows of `pconv bench`
-PARTS = (*BENCHED, "calls", "auto", "neon")
+PARTS = (*BENCHED, "calls", "auto", "opencl", "neon")
 
 
 def check(parts: tuple[str, ...], n_runs: int) -> Record:
@@ -40,6 +41,8 @@ def check(parts: tuple[str, ...], n_runs: int) -> Record:
         calls.check(n_runs, record)
     if "auto" in parts:
         auto.check(record)
+    if "opencl" in parts:
+        opencl.check(n_runs, record)
     if "neon" in parts:
         neon.check(record)
     return record

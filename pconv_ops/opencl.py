@@ -74,7 +74,7 @@ class OpenCLModel(CompiledModel):
             self._checked_array(name, tensor) if there else contiguous(name, tensor)
             for name, tensor, there in zip(self._names, tensors, on_device, strict=True)
         ]
-        session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+        session = self.session(tuple(tuple(tensor.shape) for tensor in tensors))
         outputs = [self._empty(tensors[0], session.shapes[value]) for value in session.outputs]
         cl, queue = self.device.cl, self.device.queue
 
@@ -94,7 +94,8 @@ class OpenCLModel(CompiledModel):
         session.run(write, read)
         return outputs[0] if self._single else tuple(outputs)
 
-    def _session(self, shapes: tuple[Shape, ...]) -> Session:
+    def session(self, shapes: tuple[Shape, ...]) -> Session:
+        """The network planned for inputs of these shapes; kept."""
         found = self._planned.get(shapes)
         if found is None:
             found = Session(self._model, self.device, shapes, self._target, self._constants)
@@ -131,7 +132,7 @@ class OpenCLModel(CompiledModel):
         check_runs(runs)
         tensors = self._example(inputs)
         self(*tensors)
-        session = self._session(tuple(tuple(tensor.shape) for tensor in tensors))
+        session = self.session(tuple(tuple(tensor.shape) for tensor in tensors))
         times = session.times(runs)
         whole = []
         for _ in range(runs):

