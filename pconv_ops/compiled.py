@@ -29,7 +29,7 @@ Choice = tuple[int, str, str, tuple[int, int, int]]  # node, isa, ukernel, (n, h
 
 _MAX_SHAPES = 8  # sets of input shapes that stay planned; the one not used for longest goes first
 _MAX_IDLE = 4  # sessions of one of them that wait for calls; more only while as many calls are under way
-_MARGIN = 1.03  # a ukernel replaces the planned one where it is at least so much faster
+MARGIN = 1.03  # a ukernel replaces the planned one where it is at least so much faster
 
 
 class CompiledModel:
@@ -267,7 +267,7 @@ def _fastest(model: NativeModel, tensors: list[Any], planned: NativeSession, run
         choices = [(step["node"], isa, name, _map(step)) for step in layers]
         measure(model.plan(shapes, isa, choices), dict.fromkeys(usual, name))
     best = {node: min(found, key=found.__getitem__) for node, found in times.items()}
-    return {node: name for node, name in best.items() if times[node][name] * _MARGIN < times[node][usual[node]]}
+    return {node: name for node, name in best.items() if times[node][name] * MARGIN < times[node][usual[node]]}
 
 
 def contiguous(name: str, x: Any) -> Any:

@@ -10,17 +10,20 @@ import os
 import sys
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ._native import NativeModel
-from .compiled import CompiledModel, check_runs, contiguous
+from .compiled import MARGIN, CompiledModel, check_runs, contiguous
 from .graph import Shape
 from .memory import aligned_empty
+from .opencl_conv import Tile
 from .opencl_device import Device, DeviceInfo, OpenCLError, devices, find_device, open_device
-from .opencl_ops import Target
+from .opencl_ops import Target, layer_key
 from .opencl_session import Session
+from .opencl_tuning import candidates, load_tiles, save_tiles
 from .profile_report import Profile, StepTime
 
 __all__ = ["DeviceInfo", "OpenCLError", "OpenCLModel", "devices", "find_device"]
@@ -45,6 +48,7 @@ class OpenCLModel(CompiledModel):
             raise ValueError(f"storage: expected one of {', '.join(STORAGE)}, got {storage!r}")
         self.device: Device = open_device(device)
         self._target = _target(self.device, storage == "fp16")
+        self._target = replace(self._target, tiles=load_tiles(self.device.info, self._target.half))
         self._constants: dict[Any, Any] = {}
         self._planned: OrderedDict[tuple[Shape, ...], Session] = OrderedDict()
 
@@ -152,6 +156,43 @@ class OpenCLModel(CompiledModel):
             *(layers, float(np.median(whole)), runs, f"opencl {self.device.info.title}", self.device.info.units),
             *(session.arena_bytes, session.live_bytes, weight_bytes, 0),
         )
+
+    def tune(self, *inputs: Any, runs: int = 5) -> list[Any]:
+        """Measures tiles for every convolution on inputs of these shapes (none: the example's), by the device's clock,
+        and keeps the best: for this model, and in the user's cache folder (or PCONV_CACHE) for every later one with
+        such layers on this device and driver. Each tile is built once: minutes where the driver is slow. Returns
+        (layer, Tile) of those that are not the usual ones. OSError: the folder cannot be written to."""
+        check_runs(runs)
+        shapes = tuple(tuple(tensor.shape) for tensor in self._example(inputs))
+        usual = replace(self._target, tiles={})
+        times: dict[str, dict[Tile | None, float]] = {}
+        for tile in (None, *candidates(usual.lanes)):
+            keys = self._layer_keys(shapes)
+            target = usual if tile is None else replace(usual, tiles=dict.fromkeys(keys.values(), tile))
+            session = Session(self._model, self.device, shapes, target, {})
+            session.times(1)
+            for node, ms in session.times(runs).items():
+                if node in keys:
+                    known = times.setdefault(keys[node], {})
+                    known[tile] = min(ms, known.get(tile, ms))
+        best = {key: min(found, key=found.__getitem__) for key, found in times.items()}
+        chosen = {
+            key: tile for key, tile in best.items() if tile is not None and times[key][tile] * MARGIN < times[key][None]
+        }
+        save_tiles(self.device.info, usual.half, chosen)
+        self._target = replace(usual, tiles={**self._target.tiles, **chosen})
+        self._planned.clear()
+        return sorted(chosen.items())
+
+    def _layer_keys(self, shapes: tuple[Shape, ...]) -> dict[int, str]:
+        """Of every convolution's node."""
+        sizes = self._model.infer_shapes(shapes)
+        keys = {}
+        for i, node in enumerate(self._model.nodes()):
+            if node["op"] == "conv":
+                n, _, h, w = sizes[node["inputs"][0]]
+                keys[i] = layer_key(self._model.layer(i), n, h, w)
+        return keys
 
 
 def _target(device: Device, half: bool) -> Target:

@@ -71,7 +71,7 @@ class Target:
 
     lanes: int
     half: bool = False
-    tiles: Mapping[str, Tile] = field(default_factory=dict)  # by node, from tuning
+    tiles: Mapping[str, Tile] = field(default_factory=dict)  # by layer_key(), from tuning
     by_row: bool = False  # items read rows of memory, as suits caches; else neighbours read neighbouring floats
 
 
@@ -120,6 +120,13 @@ def _inner(shape: Shape) -> int:
 # ---- convolutions
 
 
+def layer_key(layer: PackedConv, n: int, h: int, w: int) -> str:
+    """Names what decides which tile is best: geometry, what is kept, input."""
+    numbers = (layer.in_channels, layer.out_channels, *layer.kernel_size, *layer.stride, *layer.padding)
+    kept = (*layer.dilation, layer.groups, layer.n_kernels, layer.nnz)
+    return ",".join(map(str, (*numbers, *kept, n, h, w)))
+
+
 def default_tile(layer: PackedConv, out_h: int, target: Target) -> Tile:
     """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads
     (docs/PERFORMANCE.md, OpenCL)."""
@@ -135,7 +142,7 @@ def _conv(node: NodeView, target: Target) -> Step:
     n, _, h, w = node.input_shapes[0]
     macros, slope, limits = _activation(node)
     macros["HAS_RESIDUAL"] = int(len(node.inputs) > 1)
-    tile = target.tiles.get(node.name) or default_tile(layer, layer.output_shape(h, w)[0], target)
+    tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, layer.output_shape(h, w)[0], target)
     program = program_of(layer, n, h, w, tile, macros, target.half)
     calls, scratch, source = [], [], node.inputs[0]
     if program.packing is not None:

@@ -1,0 +1,72 @@
+"""Which tiles suit a device: candidates, and what was measured, kept on disk for each device and driver.
+
+Knows files and numbers; opencl.py measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from .opencl_conv import Tile
+from .opencl_device import DeviceInfo
+
+# (rows, filters of a group or 0 for as many as pay, vectors). Measured on PoCL: docs/PERFORMANCE.md, OpenCL.
+_SHAPES = ((7, 0, 1), (4, 0, 1), (2, 0, 1), (1, 0, 1), (4, 0, 2), (6, 0, 2), (2, 4, 1), (1, 8, 1), (4, 2, 1))
+_VERSION = 1  # of the file and of what tiles mean
+
+
+def candidates(lanes: int) -> list[Tile]:
+    """Tiles that are worth trying for a layer."""
+    return [Tile(lanes, rows, ocb, vectors) for rows, ocb, vectors in _SHAPES]
+
+
+def tiles_file(device: DeviceInfo) -> Path:
+    """Where the tiles of a device are kept: in the user's cache folder, or in PCONV_CACHE."""
+    from platformdirs import user_cache_path  # comes with pyopencl
+
+    folder = os.environ.get("PCONV_CACHE")
+    return (Path(folder) if folder else user_cache_path("pconv_ops")) / "opencl_tiles.json"
+
+
+def _key(device: DeviceInfo, half: bool) -> str:
+    return f"{device.title}; {device.version}; {device.driver}; {'fp16' if half else 'fp32'}"
+
+
+def _read(path: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """By device, by layer. What cannot be read is as good as absent: it is measured again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] == _VERSION:
+            return {str(device): dict(rows) for device, rows in content["devices"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return {}
+
+
+def load_tiles(device: DeviceInfo, half: bool) -> dict[str, Tile]:
+    """Tiles by layer_key()."""
+    found = {}
+    for layer, row in _read(tiles_file(device)).get(_key(device, half), {}).items():
+        try:
+            tile = Tile(**{name: int(value) for name, value in row.items()})
+        except (TypeError, ValueError, AttributeError):
+            continue
+        if tile.lanes in (1, 2, 4, 8) and 0 < tile.rows <= 16 and 0 < tile.vectors <= 4 and tile.ocb in (0, 1, 2, 4, 8):
+            found[layer] = tile
+    return found
+
+
+def save_tiles(device: DeviceInfo, half: bool, tiles: Mapping[str, Tile]) -> None:
+    """Adds to what is known. OSError: the folder cannot be written to."""
+    path = tiles_file(device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    devices = _read(path)
+    rows = devices.setdefault(_key(device, half), {})
+    rows |= {layer: asdict(tile) for layer, tile in tiles.items()}
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part.write_text(json.dumps({"version": _VERSION, "devices": devices}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
