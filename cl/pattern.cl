@@ -24,7 +24,7 @@
 
 // x: packed planes. starts [N_GROUPS][N_RUNS + 1]: first kernel of each run. channels [kernels].
 // weights [kernels][TAPS][OCB].
-__kernel void conv_patterns(__global const T* x, __global const uint* starts, __global const ushort* channels,
+__kernel void conv_patterns(__global const T* x, __global const uint* starts, __global const uint* channels,
                             __global const float* weights, __global const int* filters, __global const float* bias,
                             __global const float* slopes, __global const T* residual, __global T* y,
                             const float alpha, const float beta, const int out_channels) {

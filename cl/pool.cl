@@ -53,7 +53,9 @@ __kernel void adaptive_avg_pool(__global const T* x, __global T* y, const int h,
   const int left = (long)column * w / out_w, right = (((long)column + 1) * w + out_w - 1) / out_w;
   float sum = 0.0f;
   for (int r = top; r < bottom; ++r) {
-    for (int c = left; c < right; ++c) sum += READ(from, r * w + c);
+    float of_row = 0.0f;
+    for (int c = left; c < right; ++c) of_row += READ(from, r * w + c);
+    sum += of_row;
   }
   WRITE(sum / (float)((bottom - top) * (right - left)), y, i);
 }

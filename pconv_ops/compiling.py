@@ -55,6 +55,8 @@ def compile(
         find_device(device)  # before any work
     else:
         check_backend(backend, also="opencl")
+        if device is not None:
+            raise ValueError(f"device: got {device!r}, which is for backend='opencl'")
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     graph = export(model, example_inputs)

@@ -97,7 +97,7 @@ def check_backend(backend: Any, also: str = "") -> None:
         raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
     if backend != "cpu":
         there = "'cpu'" + (f" and '{also}'" if also else "")
-        raise BackendUnavailable(f"backend: '{backend}' is not in this build; there is {there}")
+        raise BackendUnavailable(f"backend: '{backend}' is not there; there is {there}")
 
 
 def call_arguments(example_inputs: Any) -> Arguments | None:

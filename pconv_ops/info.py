@@ -79,5 +79,5 @@ def _opencl_titles() -> list[str]:
 
 
 def show_config() -> None:
-    """Prints version, processor, instruction sets and threads, for bug reports."""
+    """Prints version, processor, instruction sets, threads and OpenCL devices, for bug reports."""
     print(config_text())

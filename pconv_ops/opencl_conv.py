@@ -24,8 +24,8 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tile:
-    """What an item computes: `rows` rows of `vectors` vectors of `lanes` outputs, for each of `ocb` filters (0: as many
-    as pay)."""
+    """What an item computes: `rows` rows of `vectors` vectors of `lanes` outputs, for each of at most `ocb` filters (0:
+    as many as pay)."""
 
     lanes: int
     rows: int
@@ -104,16 +104,17 @@ def group_filters(weight: Float, groups: int, ocb: int) -> Grouped:
     return Grouped(ocb, filters.reshape(-1), channels, taps, weights)
 
 
-def best_grouping(weight: Float, groups: int, ocb: int = 0) -> Grouped:
-    """The size of groups that needs the least work: a tap costs a load, and a multiply-add for each filter."""
-    found = [group_filters(weight, groups, size) for size in ([ocb] if ocb else GROUPS)]
+def best_grouping(weight: Float, groups: int, most: int = 0) -> Grouped:
+    """The size of groups, up to `most`, that needs the least work: a tap costs a load, and a multiply-add for each
+    filter."""
+    found = [group_filters(weight, groups, size) for size in GROUPS if size <= (most or GROUPS[0])]
     return min(found, key=lambda grouped: sum(int(taps.sum()) for taps in grouped.taps) * (grouped.ocb + 1))
 
 
 class _Geometry:
     """Where taps lie in the packed input."""
 
-    def __init__(self, layer: PackedConv, n: int, h: int, w: int, tile: Tile, taps_used: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, layer: PackedConv, h: int, w: int, tile: Tile, taps_used: npt.NDArray[np.bool_]) -> None:
         (stride_h, stride_w), (dilation_h, dilation_w) = layer.stride, layer.dilation
         self.out_h, self.out_w = layer.output_shape(h, w)
         kernel_h, kernel_w = layer.kernel_size
@@ -150,14 +151,14 @@ class _Geometry:
 def program_of(
     layer: PackedConv, n: int, h: int, w: int, tile: Tile, epilogue: dict[str, str | int], half: bool = False
 ) -> ConvProgram:
-    """The program for a layer on n images of h x w. epilogue: macros of conv.h. half: weights are rounded to fp16 and
-    everything is stored so."""
+    """The program for a layer on n images of h x w. epilogue: macros of conv.h. half: tensors
+    are stored so; weights stay float."""
     weight, bias = layer.to_dense()
     grouped = best_grouping(weight, layer.groups, tile.ocb)
     used = np.zeros(weight.shape[2] * weight.shape[3], np.bool_)
     for taps in grouped.taps:
         used |= taps.any(0)
-    geometry = _Geometry(layer, n, h, w, tile, used)
+    geometry = _Geometry(layer, h, w, tile, used)
     n_groups = len(grouped.filters) // grouped.ocb
     defines: dict[str, str | int] = {
         "LANES": tile.lanes,
@@ -264,6 +265,6 @@ def _sorted_kernels(grouped: Grouped, patterns: Sequence[tuple[int, ...]]) -> tu
             weights.append(block)
     return (
         np.concatenate(starts).astype(np.uint32),
-        _filled(np.concatenate(channels).astype(np.uint16)),
+        _filled(np.concatenate(channels).astype(np.uint32)),
         _filled(np.concatenate(weights).astype(np.float32)),
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from ._native import BackendUnavailable
 
 ENVIRONMENT = "PCONV_OPENCL_DEVICE"  # a part of "platform: device", in any case
 _SIMULATORS = ("oclgrind",)  # taken only when they are named
+_MAX_PROGRAMS = 1000  # that a device keeps; the one not used for longest goes first
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _HOW = "pip install pyopencl brings a loader; a GPU's driver, or pip install pocl-binary-distribution, brings devices"
 
@@ -83,11 +86,19 @@ def devices() -> list[DeviceInfo]:
         except cl.Error:  # a driver without a device
             continue
         for handle in handles:
-            kinds = {cl.device_type.CPU: "cpu", cl.device_type.GPU: "gpu"}
-            kind = next((name for bit, name in kinds.items() if handle.type & bit), "other")
-            info = (platform.name.strip(), handle.name.strip(), handle.version.strip(), handle.driver_version.strip())
-            found.append(DeviceInfo(*info, kind, handle.max_compute_units, handle.global_mem_size, handle))
+            try:
+                found.append(_info_of(platform, handle))
+            except cl.Error:  # a device that does not even tell its name
+                continue
     return found
+
+
+def _info_of(platform: Any, handle: Any) -> DeviceInfo:
+    cl = pyopencl()
+    kinds = {cl.device_type.CPU: "cpu", cl.device_type.GPU: "gpu"}
+    kind = next((name for bit, name in kinds.items() if handle.type & bit), "other")
+    names = (platform.name.strip(), handle.name.strip(), handle.version.strip(), handle.driver_version.strip())
+    return DeviceInfo(*names, kind, handle.max_compute_units, handle.global_mem_size, handle)
 
 
 def find_device(name: str | None = None) -> DeviceInfo:
@@ -109,11 +120,17 @@ class Device:
 
     def __init__(self, info: DeviceInfo) -> None:
         cl = pyopencl()
-        self.info, self.cl = info, cl
+        self.info, self.cl, self._process = info, cl, os.getpid()
         with translated(f"open {info.title}"):
             self.context = cl.Context([info.handle])
             self.queue = cl.CommandQueue(self.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-        self._programs: dict[str, Any] = {}
+        self._programs: OrderedDict[str, Any] = OrderedDict()
+        self._building = threading.Lock()
+
+    def check_process(self) -> None:
+        """OpenCLError: the device was opened before this process was forked. Drivers do not survive that."""
+        if os.getpid() != self._process:
+            raise OpenCLError("opencl: the device was opened before this process was forked: start it by spawn")
 
     @property
     def alignment(self) -> int:
@@ -123,10 +140,14 @@ class Device:
     def kernel(self, source: str, name: str, defines: Mapping[str, Any]) -> Any:
         """A new kernel object of a file of cl/. OpenCLError: the driver cannot build it."""
         text = program_text(source, defines)
-        if text not in self._programs:
-            self._programs[text] = self._build(source, name, text)
-        with translated(f"make {name}"):
-            return self.cl.Kernel(self._programs[text], name)
+        with self._building:
+            if text not in self._programs:
+                self._programs[text] = self._build(source, name, text)
+            self._programs.move_to_end(text)
+            while len(self._programs) > _MAX_PROGRAMS:  # kernels keep theirs
+                self._programs.popitem(last=False)
+            with translated(f"make {name}"):
+                return self.cl.Kernel(self._programs[text], name)
 
     def _build(self, source: str, name: str, text: str) -> Any:
         """Drivers keep what they built on disk. A process that was killed meanwhile may have left them half of it: then
@@ -144,16 +165,17 @@ class Device:
             return self.cl.Buffer(self.context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=array)
 
 
-_opened: dict[tuple[int, int], Device] = {}  # by process, since contexts do not survive a fork, and by device
+_opened: dict[int, Device] = {}
 
 
 def open_device(name: str | None = None) -> Device:
-    """find_device(), opened once in a process."""
+    """find_device(), opened once in a process. OpenCLError: a device was opened before this process was forked."""
+    for device in _opened.values():
+        device.check_process()
     info = find_device(name)
-    key = (os.getpid(), info.handle.int_ptr)
-    if key not in _opened:
-        _opened[key] = Device(info)
-    return _opened[key]
+    if info.handle.int_ptr not in _opened:
+        _opened[info.handle.int_ptr] = Device(info)
+    return _opened[info.handle.int_ptr]
 
 
 @cache

@@ -31,7 +31,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel and what it is called with. args: Use, numpy arrays (uploaded once), int and float, None. size: items
+    """A kernel and what it is called with. args: Use, numpy arrays (uploaded once), int and float. size: items
     that are needed; a device may add more, which do nothing."""
 
     source: str
@@ -254,14 +254,22 @@ def _avg_pool(node: NodeView, target: Target) -> Step:
 @lowers("adaptive_avg_pool")
 def _adaptive_avg_pool(node: NodeView, target: Target) -> Step:
     n = math.prod(node.shape)
+    if node.shape[-2:] == (1, 1):
+        return _means(node, target, math.prod(node.input_shapes[0][-2:]))
     args = [Use(node.inputs[0]), Use(node.output), *_planes(node), n]
     return Step((_call("pool.cl", "adaptive_avg_pool", node, target, args, (n,)),))
 
 
 @lowers("mean")
 def _mean(node: NodeView, target: Target) -> Step:
-    n, shape = math.prod(node.shape), node.input_shapes[0]
-    args = [Use(node.inputs[0]), Use(node.output), math.prod(shape[len(shape) - node.ints[0] :]), n]
+    shape = node.input_shapes[0]
+    return _means(node, target, math.prod(shape[len(shape) - node.ints[0] :]))
+
+
+def _means(node: NodeView, target: Target, count: int) -> Step:
+    """Of `count` floats each."""
+    n = math.prod(node.shape)
+    args = [Use(node.inputs[0]), Use(node.output), count, n]
     return Step((_call("reduce.cl", "mean", node, target, args, (n,), LANES=target.lanes),))
 
 
@@ -374,18 +382,19 @@ def _nearest_table(size: int, out: int, ratio: np.float32) -> npt.NDArray[np.int
     return np.minimum((places.astype(np.float32) * ratio).astype(np.int64), size - 1).astype(np.int32)
 
 
-def _linear_table(
+def _linear_tables(
     size: int, out: int, ratio: np.float32, align_corners: bool
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The input below each output, and how far that lies from it towards the next."""
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The input below each output, the next one, and how far the output lies from the first towards the second."""
     i = np.arange(out).astype(np.float32)
-    if out == size:
-        return np.arange(out, dtype=np.int32), np.zeros(out, np.float32)
+    if out == size:  # no neighbour has a part in it, also none that is NaN
+        same = np.arange(out, dtype=np.int32)
+        return same, same, np.zeros(out, np.float32)
     half = np.float32(0.5)
     places = ratio * i if align_corners else np.maximum(ratio * (i + half) - half, np.float32(0))
     below = np.minimum(places.astype(np.int64), size - 1)
     weights = np.clip(places - below.astype(np.float32), np.float32(0), np.float32(1))
-    return below.astype(np.int32), weights.astype(np.float32)
+    return below.astype(np.int32), np.minimum(below + 1, size - 1).astype(np.int32), weights.astype(np.float32)
 
 
 @lowers("upsample")
@@ -398,6 +407,6 @@ def _upsample(node: NodeView, target: Target) -> Step:
     if mode == 0:
         tables = [_nearest_table(h, out_h, ratios[0]), _nearest_table(w, out_w, ratios[1])]
         return Step((_call("resize.cl", "nearest", node, target, [*head, *tables, *sizes, n], (n,)),))
-    rows, columns = _linear_table(h, out_h, ratios[0], align), _linear_table(w, out_w, ratios[1], align)
-    args = [*head, rows[0], columns[0], rows[1], columns[1], *sizes, n]
+    rows, columns = _linear_tables(h, out_h, ratios[0], align), _linear_tables(w, out_w, ratios[1], align)
+    args = [*head, *rows, *columns, *sizes, n]
     return Step((_call("resize.cl", "bilinear", node, target, args, (n,)),))

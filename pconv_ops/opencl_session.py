@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .graph import Shape
 from .opencl_device import Device, translated
 from .opencl_ops import Call, NodeView, Step, Target, Use, is_view, lower
 
-_SLACK = 64  # floats behind every tensor: whole vectors are read at its end
+_SLACK = 1  # a float behind every tensor: there are no buffers of 0 bytes
 
 
 @dataclass
@@ -51,8 +52,8 @@ def place_regions(regions: Sequence[Region], alignment: int) -> int:
 class Launch:
     """A kernel with its arguments and sizes."""
 
-    def __init__(self, kernel: Any, size: tuple[int, ...], local: tuple[int, ...], node: int, name: str) -> None:
-        self.kernel, self.local, self.node, self.name = kernel, local, node, name
+    def __init__(self, kernel: Any, size: tuple[int, ...], local: tuple[int, ...], node: int) -> None:
+        self.kernel, self.local, self.node = kernel, local, node
         self.size = tuple(-(-n // m) * m for n, m in zip(size, local, strict=True))
 
 
@@ -64,8 +65,8 @@ def local_size(size: tuple[int, ...], device: Device) -> tuple[int, ...]:
         wanted = (min(size[0], 256 if info.kind == "cpu" else 128, most), *[1] * (len(size) - 1))
         return wanted
     if info.kind != "cpu":
-        across = min(32, 1 << max(size[0] - 1, 0).bit_length())
-        return (across, min(max(128 // across, 1), 1 << max(size[1] - 1, 0).bit_length()), 1)
+        across = min(32, most, 1 << max(size[0] - 1, 0).bit_length())
+        return (across, min(max(min(128, most) // across, 1), 1 << max(size[1] - 1, 0).bit_length()), 1)
     across = min(size[0], 32, most)
     groups = -(-size[0] // across) * size[1]
     deep = max(1, min(64, most // across, size[2] * groups // (4 * info.units)))
@@ -78,8 +79,9 @@ class Session:
     def __init__(
         self, model: NativeModel, device: Device, shapes: Sequence[Shape], target: Target, constants: dict[Any, Any]
     ) -> None:
-        """constants: what was uploaded before, kept by content for other shapes."""
+        """constants: what was uploaded before, by a digest of its content; `used` says what this session needs."""
         self.device, self.target, self.constants = device, target, constants
+        self.used: set[Any] = set()
         self.lock = threading.Lock()
         self.shapes = model.infer_shapes(shapes)
         self.nodes = model.nodes()
@@ -135,7 +137,7 @@ class Session:
                 continue
             i = value - self.n_inputs
             if i >= 0 and self.nodes[i]["op"] == "constant":
-                array = self._stored(np.reshape(model.values(i, 0), -1), overread[value])
+                array = self._stored(i, np.reshape(model.values(i, 0), -1), overread[value])
                 self.fixed[value] = self._constant(array)
                 continue
             regions[value] = self._region(math.prod(self.shapes[value]) + overread[value], max(i, 0), last[value])
@@ -147,23 +149,32 @@ class Session:
         self.live_bytes = max(
             (sum(r.n_bytes for r in regions.values() if r.first <= i <= r.last) for i in range(end + 1)), default=0
         )
-        cl = self.device.cl
         most = self.device.info.handle.max_mem_alloc_size
         if self.arena_bytes > most:
             raise MemoryError(f"opencl: activations take {self.arena_bytes} bytes, the device allows {most} at once")
         with translated(f"allocate {self.arena_bytes} bytes"):
-            arena = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, max(self.arena_bytes, 4))
-            self.parts = {key: arena.get_sub_region(r.offset, r.n_bytes) for key, r in regions.items()}
+            self.parts = self._allocate(regions)
+
+    def _allocate(self, regions: Mapping[Any, Region]) -> dict[Any, Any]:
+        """A part of one buffer for each region."""
+        cl = self.device.cl
+        arena = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, max(self.arena_bytes, 4))
+        return {key: arena.get_sub_region(region.offset, region.n_bytes) for key, region in regions.items()}
 
     def _region(self, floats: int, first: int, last: int) -> Region:
         return Region((floats + _SLACK) * self.item_bytes, first, last)
 
-    def _stored(self, floats: Any, overread: int) -> Any:
+    def _stored(self, node: int, floats: Any, overread: int) -> Any:
         padded = np.concatenate([floats, np.zeros(overread + _SLACK, np.float32)])
-        return padded.astype(np.float16) if self.target.half else padded
+        if not self.target.half:
+            return padded
+        if np.abs(padded[np.isfinite(padded)]).max(initial=0) > np.finfo(np.float16).max:
+            raise ValueError(f"storage: '{self.nodes[node]['name']}' has a constant beyond fp16's largest number")
+        return padded.astype(np.float16)
 
     def _constant(self, array: Any) -> Any:
-        key = (array.dtype.str, array.shape, array.tobytes())
+        key = (array.dtype.str, array.shape, blake2b(np.ascontiguousarray(array).data, digest_size=16).digest())
+        self.used.add(key)
         if key not in self.constants:
             self.constants[key] = self.device.upload(np.ascontiguousarray(array))
         return self.constants[key]
@@ -178,12 +189,22 @@ class Session:
         for call in step.calls:
             yield self._launch(i, call)
 
-    def _launch(self, i: int, call: Call, local: tuple[int, ...] | None = None) -> Launch:
+    def _launch(self, i: int, call: Call) -> Launch:
         kernel = self.device.kernel(call.source, call.kernel, call.defines)
         with translated(f"set the arguments of {call.kernel}"):
             kernel.set_args(*(self._argument(arg, i) for arg in call.args))
-        name = self.nodes[i]["name"] if i >= 0 else call.kernel
-        return Launch(kernel, call.size, local or local_size(call.size, self.device), i, f"{name}: {call.kernel}")
+        return Launch(kernel, call.size, self._local_size(kernel, call.size), i)
+
+    def _local_size(self, kernel: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+        """local_size(), made smaller where a kernel needs so many registers that the device runs fewer items of it."""
+        local = list(local_size(size, self.device))
+        what = self.device.cl.kernel_work_group_info.WORK_GROUP_SIZE
+        with translated("ask for the size of work-groups"):
+            most = kernel.get_work_group_info(what, self.device.info.handle)
+        while math.prod(local) > max(most, 1):
+            widest = local.index(max(local))
+            local[widest] = (local[widest] + 1) // 2
+        return tuple(local)
 
     def _argument(self, arg: Any, node: int) -> Any:
         if isinstance(arg, Use):
@@ -200,7 +221,7 @@ class Session:
         if not self.target.half:
             return
         cl = self.device.cl
-        for value in (*range(self.n_inputs), *self.outputs):
+        for value in dict.fromkeys((*range(self.n_inputs), *self.outputs)):
             n, incoming = math.prod(self.shapes[value]), value < self.n_inputs
             if not n:
                 continue
@@ -210,7 +231,7 @@ class Session:
                     self.staged[value] = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, 4 * n)
             both = (self.staged[value], self._buffer(value, -1))
             kernel.set_args(*(both if incoming else both[::-1]), np.int32(n))
-            launch = Launch(kernel, (n,), local_size((n,), self.device), -1, "convert")
+            launch = Launch(kernel, (n,), self._local_size(kernel, (n,)), -1)
             (self.before if incoming else self.after).append(launch)
 
     # ---- running
@@ -224,17 +245,18 @@ class Session:
         cl, queue = self.device.cl, self.device.queue
         return [cl.enqueue_nd_range_kernel(queue, one.kernel, one.size, one.local) for one in launches]
 
-    def run(self, write: Callable[[int, Any], None], read: Callable[[int, Any], None]) -> None:
-        """write(i, buffer) fills input i, read(i, buffer) takes output i."""
+    def run(self, write: Callable[[int, Any], Any], read: Callable[[int, Any], Any]) -> None:
+        """write(i, buffer) fills input i, read(i, buffer) takes output i; both return events."""
+        events = []  # kept until all is done: one that goes away waits for its transfer, and no other thread runs
         with self.lock, translated("run"):
             for i in range(self.n_inputs):
                 if math.prod(self.shapes[i]):
-                    write(i, self.end(i))
+                    events.append(write(i, self.end(i)))
             for launches in (self.before, self.launches, self.after):
                 self.enqueue(launches)
             for i, value in enumerate(self.outputs):
                 if math.prod(self.shapes[value]):
-                    read(i, self.end(value))
+                    events.append(read(i, self.end(value)))
             self.device.queue.finish()
 
     def times(self, runs: int) -> Mapping[int, float]:

@@ -53,20 +53,23 @@ def load_tiles(device: DeviceInfo, half: bool) -> dict[str, Tile]:
     for layer, row in _read(tiles_file(device)).get(_key(device, half), {}).items():
         try:
             tile = Tile(**{name: int(value) for name, value in row.items()})
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             continue
         if tile.lanes in (1, 2, 4, 8) and 0 < tile.rows <= 16 and 0 < tile.vectors <= 4 and tile.ocb in (0, 1, 2, 4, 8):
             found[layer] = tile
     return found
 
 
-def save_tiles(device: DeviceInfo, half: bool, tiles: Mapping[str, Tile]) -> None:
-    """Adds to what is known. OSError: the folder cannot be written to."""
+def save_tiles(device: DeviceInfo, half: bool, tiles: Mapping[str, Tile | None]) -> None:
+    """Adds to what is known; None: the usual tile is the best. OSError: the folder cannot be written to."""
     path = tiles_file(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     devices = _read(path)
     rows = devices.setdefault(_key(device, half), {})
-    rows |= {layer: asdict(tile) for layer, tile in tiles.items()}
+    for layer, tile in tiles.items():
+        rows.pop(layer, None)
+        if tile is not None:
+            rows[layer] = asdict(tile)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     part.write_text(json.dumps({"version": _VERSION, "devices": devices}, indent=1) + "\n", encoding="utf-8")
     part.replace(path)

@@ -136,6 +136,9 @@ def test_symbolic_links_stay(tmp_path):
     compiled.save(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "net.pconv").read_bytes() == compiled.to_bytes()
+    (tmp_path / "to nothing").symlink_to("real/new.pconv")
+    compiled.save(tmp_path / "to nothing")
+    assert (tmp_path / "to nothing").is_symlink() and (tmp_path / "real" / "new.pconv").exists()
 
 
 def test_long_files_that_are_no_models_take_no_memory(tmp_path):

@@ -19,7 +19,7 @@ from operator_cases import OPERATORS, operator_model
 from torch import nn
 
 import pconv_ops
-from pconv_ops import BackendUnavailable, OpenCLModel, opencl, opencl_device
+from pconv_ops import BackendUnavailable, OpenCLModel, opencl, opencl_device, prune_
 from pconv_ops.opencl_conv import Tile
 from pconv_ops.opencl_ops import Target, layer_key
 from pconv_ops.opencl_session import Region, Session, place_regions
@@ -209,6 +209,90 @@ def test_threads_share_a_network():
     assert not wrong
 
 
+class Ends(nn.Module):
+    """Outputs that are inputs, constants, views, one value twice."""
+
+    def forward(self, x, other):
+        y = x * 2
+        return x, torch.ones(2, 3) * 3, y.flatten(1), y, y, torch.relu(other)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+def test_outputs_of_all_kinds(storage):
+    x, other = torch.randint(-5, 6, (2, 3, 4)).float(), torch.randint(-5, 6, (3, 2)).float()
+    compiled = pconv_ops.compile(Ends(), (x, other), check=False)
+    model = OpenCLModel(compiled.native, storage=storage)
+    for got, want in zip(model(x, other), Ends()(x, other), strict=True):
+        assert got.shape == want.shape and torch.equal(got, want)
+
+
+def test_numbers_beyond_fp16_are_refused():
+    class Large(nn.Module):
+        def forward(self, x):
+            return x * 1e5
+
+    with pytest.raises(ValueError, match="has a constant beyond fp16"):
+        on_device(Large(), X, "fp16")(X)
+
+
+def test_special_values_stay_where_they_are():
+    class Wider(nn.Module):
+        def forward(self, x):
+            return nn.functional.interpolate(x, size=(18, 11), mode="bilinear")
+
+    x = X.clone()
+    x[0, 0, 3, 3] = torch.inf
+    assert torch.equal(on_device(Wider(), X)(x).isnan(), Wider()(x).isnan())
+    net = nn.Sequential(nn.Conv2d(8, 4, 3, padding=1))
+    prune_(net, connectivity=4.0)
+    with torch.no_grad():
+        got, finite = on_device(net, X)(x), net(X)
+        reads = (net[0].weight[:, 0].abs().sum((1, 2)) > 0).nonzero().flatten().tolist()
+        for channel in range(4):
+            touched = (got[0, channel] - finite[0, channel]).abs().nan_to_num(9, 9, 9) > 1e-3
+            assert bool(touched.any()) == (channel in reads)
+
+
+def test_means_of_many_numbers():
+    class Means(nn.Module):
+        def forward(self, x):
+            return x.mean(-1), nn.functional.adaptive_avg_pool2d(x, 1)
+
+    x = torch.full((1, 1, 2, 3000000), 0.1)
+    model = on_device(Means(), x)
+    model._target = Target(1)
+    for y in model(x):
+        assert (y - 0.1).abs().max() < 1e-6
+
+
+def test_pickles_and_arrays_of_other_queues():
+    import pickle
+
+    import pyopencl.array
+
+    net, x = small_net("residual")
+    model = on_device(net, x)
+    again = pickle.loads(pickle.dumps(model))
+    assert isinstance(again, OpenCLModel) and torch.equal(again(x), model(x))
+    assert repr(again).startswith("OpenCLModel(x [2, 3, 16, 12]") and DEVICE in repr(again)
+    other = pyopencl.CommandQueue(model.context)
+    there = pyopencl.array.to_device(other, x.numpy())
+    assert np.array_equal(model(there * 2).get(), model(x * 2).numpy())
+
+
+def test_many_shapes_take_turns():
+    """Sessions are few, and what only forgotten ones had is freed."""
+    net, _ = small_net("residual")
+    model = OpenCLModel(pconv_ops.compile(net, random(1, 3, 8, 8)).native)
+    with torch.no_grad():
+        for n in range(1, 8):
+            x = random(n, 3, 8, 8 + n)
+            assert distance(model(x), net(x)) < 1e-4
+    assert len(model._planned) <= 4
+    used = {key for session in model._planned.values() for key in session.used}
+    assert set(model._constants) == used
+
+
 # ---- memory
 
 
@@ -247,6 +331,8 @@ def test_devices(monkeypatch):
     assert opencl.find_device("portable").title == found.title
     with pytest.raises(BackendUnavailable, match=r"no device 'adreno'; there are: .*Portable"):
         opencl.find_device("adreno")
+    with pytest.raises(ValueError, match="which is for backend='opencl'"):
+        pconv_ops.compile(nn.ReLU(), X, device="portable")
     monkeypatch.setenv(opencl_device.ENVIRONMENT, "nothing like it")
     with pytest.raises(BackendUnavailable, match="no device 'nothing like it'"):
         pconv_ops.compile(nn.ReLU(), X, backend="opencl")
@@ -261,6 +347,25 @@ def test_a_build_that_fails_leaves_the_model_usable(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv(opencl_device.ENVIRONMENT, DEVICE)
     assert distance(model(X), torch.tanh(X)) < 1e-6
+
+
+def test_after_a_fork_there_is_an_error():
+    import multiprocessing
+
+    model = on_device(nn.Tanh(), X)
+    model(X)
+
+    def child(pipe):
+        try:
+            model(X)
+        except opencl.OpenCLError as error:
+            pipe.send(str(error))
+
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
+    process.start()
+    assert here.poll(60) and "before this process was forked" in here.recv()
+    process.join(60)
 
 
 def test_without_pyopencl(monkeypatch):

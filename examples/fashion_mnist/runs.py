@@ -151,9 +151,9 @@ def perform(run: Run, setting: Setting, trainer: Trainer, dataset: Dataset, bar:
             "date": date.today().isoformat(),
         }
     )
-    record["agreement"] = asdict(agreement(model.cpu().eval(), dataset))
-    save_atomically(model.state_dict(), setting.path(run, ".pt"))
+    save_atomically(model.cpu().state_dict(), setting.path(run, ".pt"))
     write_json(setting.path(run, ".json"), record)
+    write_json(setting.path(run, ".json"), record | {"agreement": asdict(agreement(model.eval(), dataset))})
 
 
 def _counts(report: PruneReport) -> dict[str, Any]:
@@ -171,13 +171,16 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def deploy_all(runs: Iterable[Run], setting: Setting) -> None:
-    """Adds to the records of the first seed the milliseconds an image: when nothing else runs any more. The process has
-    one thread from then on."""
+    """Adds to the records what they lack: whether `convert` changes predictions and, for the first seed, milliseconds
+    an image, now that nothing else runs any more. The process has one thread from then on."""
     dataset = setting.load()
-    for run in tqdm([run for run in runs if run.seed == 0], desc="latency", unit="run"):
+    for run in tqdm(list(runs), desc="deploy", unit="run"):
         record = setting.record(run)
-        if "latency" not in record:
-            record["latency"] = asdict(latency(load_model(setting, run, dataset), dataset))
+        measures = {"agreement": agreement} | ({"latency": latency} if run.seed == 0 else {})
+        missing = {key: measure for key, measure in measures.items() if key not in record}
+        if missing:
+            model = load_model(setting, run, dataset)
+            record |= {key: asdict(measure(model, dataset)) for key, measure in missing.items()}
             write_json(setting.path(run, ".json"), record)
 
 

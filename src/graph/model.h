@@ -52,9 +52,9 @@ struct Model {
   int node_of(int value) const { return value - static_cast<int>(inputs.size()); }  // negative: an input
 };
 
-// The shapes of all values for inputs of these shapes. The text of a failure names the node.
 // Whether inputs may have these shapes.
 pconv_status check_inputs(const Model& model, const std::vector<Shape>& shapes);
+// The shapes of all values for inputs of these shapes. The text of a failure names the node.
 pconv_status infer_shapes(const Model& model, const std::vector<Shape>& inputs, std::vector<Shape>* shapes);
 
 // Each checks what it adds and leaves the model as it was if that is refused. Texts name what is wrong.

@@ -75,10 +75,15 @@ void sync_folder(const std::string& path) {
   if (file.get() >= 0) ::fsync(file.get());
 }
 
-// Where a path leads through symbolic links, so that a link stays one; of a file that is not there the path itself.
-std::string resolved(const char* path) {
-  const std::unique_ptr<char, void (*)(void*)> real(::realpath(path, nullptr), std::free);
-  return real == nullptr ? path : real.get();
+// Where a path leads through symbolic links, so that a link stays one, also when nothing is there yet.
+std::string resolved(const std::string& path) {
+  const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), std::free);
+  if (real != nullptr) return real.get();
+  char target[4096];
+  const ssize_t n = ::readlink(path.c_str(), target, sizeof(target));
+  if (n <= 0 || n == static_cast<ssize_t>(sizeof(target))) return path;
+  const std::string to(target, static_cast<size_t>(n));
+  return to[0] == '/' ? to : path.substr(0, path.rfind('/') + 1) + to;
 }
 
 }  // namespace
