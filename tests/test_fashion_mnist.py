@@ -206,9 +206,16 @@ def test_table_has_mean_and_deviation():
     ])  # fmt: skip
     assert [(row.scheme, row.mean) for row in rows] == [("dense", 92.5), ("pconv8", 90.5)]
     assert rows[1].deviation == pytest.approx(0.5**0.5) and rows[1].accuracies == (91.0, 90.0)
-    line = table.markdown(rows).splitlines()[-1]
+    *_, line, _, note = table.markdown(rows).splitlines()
+    assert note == "¹ dense"
     for text in ("8.00x", "90.50 ± 0.71", "-2.00", "55.00", "2.000", "0.500 (4.0x)", "1 of 10, and 2 near ties"):
         assert text in line
+
+
+def test_table_compares_with_what_was_trained_as_long():
+    rows = table.rows_of([record("dense", 0, 90.0), record("dense_longer", 0, 92.0), record("pconv8", 0, 91.5)])
+    lines = table.markdown(rows).splitlines()
+    assert "-0.50" in lines[-3] and "-2.00" in lines[-5] and lines[-1] == "¹ dense, trained as long"
 
 
 def test_near_ties():

@@ -77,9 +77,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _net_table(rows: Sequence[Row]) -> str:
-    dense = next((row for row in rows if row.scheme == "dense"), None)
+    dense = reference(rows)
     head = (
-        "| | fewer weights | accuracy, % | to dense | after the cut | ms, torch | ms, pconv_ops | changed by convert |"
+        "| | fewer weights | accuracy, % | to dense¹ | after the cut | ms, torch | ms, pconv_ops | changed by convert |"
     )
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -95,4 +95,4 @@ def _net_table(rows: Sequence[Row]) -> str:
         accuracy = f"{row.mean:.2f} ± {row.deviation:.2f}"
         cells = (SCHEMES[row.scheme].label, f"{row.rate:.2f}x", accuracy, difference, cut, *times, changed)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"¹ {SCHEMES[dense.scheme].label}" if dense is not None else ""]).rstrip()
