@@ -28,6 +28,8 @@ def add_bench(commands: Any) -> None:
         help="time a layer at all densities; without --layer, one of each kind (--net: that the net has)",
     )
     bench.add_argument("--plot", metavar="FILE", help="with --sweep: also draw a PNG")
+    bench.add_argument("--backend", choices=("cpu", "opencl"), default="cpu", help="opencl: pruned against dense there")
+    bench.add_argument("--device", metavar="NAME", help='with --backend opencl: a part of "platform: device"')
     add_pruning(bench)
     add_running(bench)
     bench.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
@@ -59,6 +61,12 @@ def run_bench(args: argparse.Namespace) -> None:
     check_file("--plot", args.plot)
     if args.plot is not None and args.sweep is None:
         raise UsageError("--plot: only with --sweep")
+    if args.backend == "cpu" and args.device is not None:
+        raise UsageError("--device: only with --backend opencl")
+    if args.backend == "opencl":
+        wrong = next((name for name in ("sweep", "threads", "isa") if getattr(args, name) is not None), None)
+        if wrong is not None:
+            raise UsageError(f"--{wrong}: not with --backend opencl")
     alone = [name for name in ("kernel", "groups", "dilation") if getattr(args, name) is not None]
     if args.layer is None and alone:
         raise UsageError(f"--{alone[0]}: only with --layer")
@@ -74,14 +82,28 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def bench_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Times a net's layers or one layer; prints and returns the rows."""
+    options = bench_options(args)
+    if args.backend == "opencl":
+        return device_rows(args, options)
     from . import benchmark
 
-    options = bench_options(args)
     if args.net is not None:
         rows = benchmark.bench_net(args.net, options, track)
     else:
         rows = benchmark.bench_layer(layer_spec(args), options)
     print(benchmark.rows_text(rows))
+    return rows
+
+
+def device_rows(args: argparse.Namespace, options: BenchOptions) -> list[dict[str, Any]]:
+    """The same on an OpenCL device."""
+    from . import opencl_bench
+
+    if args.net is not None:
+        rows = opencl_bench.bench_net(args.net, options, args.device)
+    else:
+        rows = opencl_bench.bench_layer(layer_spec(args), options, args.device)
+    print(opencl_bench.rows_text(rows))
     return rows
 
 

@@ -2,6 +2,7 @@
 storage as fp16, arrays of the device, errors."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_run import run
 from compiled_cases import LARGE, SMALL, distance, small_net, zoo_net
 from graph_networks import NETWORKS
 from networks import X, random
@@ -414,3 +416,29 @@ def test_no_access_is_out_of_bounds_and_no_data_race(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert len(done.stdout.splitlines()) > len(OPERATORS) + len(CONVS)
     assert log.read_text() == ""
+
+
+# ---- pconv bench --backend opencl
+
+
+def test_bench_on_a_device(capsys, tmp_path):
+    path = tmp_path / "rows.json"
+    arguments = ("--layer", "16,24,10,12", "--backend", "opencl", "--device", "portable", "--connectivity", 2)
+    status, out, _ = run(capsys, "bench", *arguments, "--json", path)
+    layer, whole = json.loads(path.read_text())
+    assert status == 0 and "times faster" in out and "Portable" in out
+    assert layer["out"] == [1, 24, 10, 12] and layer["density"] == pytest.approx(4 / 9 / 2)
+    assert whole["ms"] > 0 and whole["peak_gflops"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--layer", "8,8,5,5", "--device", "x"), "--device: only with --backend opencl"),
+        (("--layer", "8,8,5,5", "--backend", "opencl", "--threads", "2"), "--threads: not with --backend opencl"),
+        (("--layer", "8,8,5,5", "--backend", "opencl", "--device", "adreno"), "no device 'adreno'"),
+    ],
+)
+def test_bench_refuses(arguments, message, capsys):
+    status, _, error = run(capsys, "bench", *arguments)
+    assert status == 2 and message in error

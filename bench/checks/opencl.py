@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from statistics import median
 
-from opencl import measure, measure_peak
+from opencl import measure
 
 from pconv_ops import BackendUnavailable
+from pconv_ops.opencl_bench import measure_peak
 from pconv_ops.opencl_device import ENVIRONMENT, open_device
 
 from .record import Record
@@ -23,7 +24,7 @@ def check(n_runs: int, record: Record) -> None:
     except BackendUnavailable as error:
         print(f"SKIPPED: {error}")
         return
-    peak = measure_peak(device, 8 if device.info.kind == "cpu" else 4)
+    peak = measure_peak(device)
     rows = measure(name, 2 * n_runs + 1)
     print(f"OpenCL, {device.info.title}, FMA peak {peak:.0f} GFLOP/s, medians of {2 * n_runs + 1} rounds")
     for row in rows:
