@@ -51,12 +51,11 @@ def compile(
     cannot be compiled; weights that fp16 cannot hold. ConversionError: results differ from the model's, by a bug of
     ours. BackendUnavailable: no such backend or device. OpenCLError: the device cannot build or run the network.
     """
+    check_backend(backend)
     if backend == "opencl":
         find_device(device)  # before any work
-    else:
-        check_backend(backend, also="opencl")
-        if device is not None:
-            raise ValueError(f"device: got {device!r}, which is for backend='opencl'")
+    elif device is not None:
+        raise ValueError(f"device: got {device!r}, which is for backend='opencl'")
     if weights not in WEIGHTS:
         raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
     graph = export(model, example_inputs)

@@ -29,6 +29,7 @@ from .tracing import TracedPlan, UntraceableModel, first_line
 from .walking import WalkedPlan
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+BACKENDS = ("cpu", "opencl")
 _UNSEEN = "no example_inputs: nothing was measured and nothing fused"
 
 
@@ -38,6 +39,7 @@ def convert(
     backend: str = "cpu",
     fallback: str = "auto",
     choices: Any = None,
+    device: str | None = None,
 ) -> nn.Module:
     """A copy of `model` for inference that computes the same, faster; `model` itself stays as it is.
 
@@ -53,7 +55,9 @@ def convert(
     example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The result runs
     with any batch and image size; arguments that are no tensors are fixed to their values here. Without an example
     nothing is fused or timed, and only layers are replaced that are known to win: 3x3, stride 1, less than 60 % of the
-    weights left. backend: 'cpu'. fallback, when to leave a layer to torch: 'auto' as measured, 'never', 'always'
+    weights left. backend: 'cpu', or 'opencl': every convolution that can run packed goes to the device by
+    itself, the first GPU or the one whose "platform: name" contains `device`; nothing is fused or timed, transfers
+    stand in the report; compile() keeps whole networks there. fallback, when to leave a layer to torch: 'auto' as measured, 'never', 'always'
     (nothing is replaced; for checks). choices: a ConvertReport, or the path of one saved as JSON, whose choices are
     taken instead of measuring; the model and its inputs must be those of the report.
 
@@ -63,16 +67,22 @@ def convert(
     layers replaced in place.
 
     TypeError: wrong kind. ValueError: another fallback; choices of another model; something named `report` in the way.
-    BackendUnavailable: another backend.
+    BackendUnavailable: another backend, no such device.
     ConversionError (a RuntimeError): a packed layer computed something else than the original. What the model raises
     on the example comes through.
     """
     _check(model, backend, fallback)
+    if device is not None and backend != "opencl":
+        raise ValueError(f"device: got {device!r}, which is for backend='opencl'")
     arguments = call_arguments(example_inputs)
     replay = None if choices is None else Choices(choices)
     original = deep_copy(model).eval()
     names = {module: name for name, module in original.named_modules() if isinstance(module, _ConvNd)}
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
+        if backend == "opencl":
+            from .opencl_convert import convert_layers  # pyopencl only where it is asked for
+
+            return convert_layers(original, arguments, device)
         if arguments is None:
             return _without_example(original, names, fallback, replay)
         return _Conversion(original, arguments, Judge(fallback, replay)).run()
@@ -91,13 +101,12 @@ def _check(model: Any, backend: Any, fallback: Any) -> None:
         raise ValueError(f"fallback: got {fallback!r}, allowed: {', '.join(FALLBACKS)}")
 
 
-def check_backend(backend: Any, also: str = "") -> None:
-    """TypeError: no name. BackendUnavailable: a backend that is not there, or not for this; `also` is another one."""
+def check_backend(backend: Any) -> None:
+    """TypeError: no name. BackendUnavailable: a backend that is not there."""
     if not isinstance(backend, str):
         raise TypeError(f"backend: expected a name, got {type(backend).__name__}")
-    if backend != "cpu":
-        there = "'cpu'" + (f" and '{also}'" if also else "")
-        raise BackendUnavailable(f"backend: '{backend}' is not there; there is {there}")
+    if backend not in BACKENDS:
+        raise BackendUnavailable(f"backend: '{backend}' is not there; there are {', '.join(BACKENDS)}")
 
 
 def call_arguments(example_inputs: Any) -> Arguments | None:

@@ -23,6 +23,7 @@ from torch import nn
 import pconv_ops
 from pconv_ops import BackendUnavailable, OpenCLModel, opencl, opencl_device, prune_
 from pconv_ops.opencl_conv import Tile
+from pconv_ops.opencl_convert import OpenCLConv2d
 from pconv_ops.opencl_ops import Target, layer_key
 from pconv_ops.opencl_session import Region, Session, place_regions
 
@@ -442,3 +443,27 @@ def test_bench_on_a_device(capsys, tmp_path):
 def test_bench_refuses(arguments, message, capsys):
     status, _, error = run(capsys, "bench", *arguments)
     assert status == 2 and message in error
+
+
+# ---- convert
+
+
+def test_convert_puts_layers_on_the_device():
+    net, x = small_net("detector")
+    fast = pconv_ops.convert(net, x, backend="opencl", device="portable")
+    with torch.no_grad():
+        assert distance(fast(x), net(x)) < 1e-4
+        other = random(3, 3, 24, 32)
+        assert distance(fast(other), net(other)) < 1e-4
+    assert isinstance(fast.stem[0], OpenCLConv2d) and not isinstance(net.stem[0], OpenCLConv2d)
+    row = fast.report.layers[0]
+    assert row.chosen == "pconv" and row.reason == f"{4 * x.numel()} bytes up, {4 * 2 * 8 * 8 * 12} down a call"
+    assert "sends its input to the device" in fast.report.text() and fast.report.deviation < 1e-4
+    alone = pconv_ops.convert(nn.Conv2d(3, 4, 3), backend="opencl")
+    assert alone(random(3, 9, 9)).shape == (4, 7, 7) and isinstance(alone, OpenCLConv2d)
+    transposed = pconv_ops.convert(nn.Sequential(nn.ConvTranspose2d(3, 4, 3)), random(1, 3, 5, 5), backend="opencl")
+    assert transposed.report.layers[0].chosen == "dense"
+    with pytest.raises(ValueError, match="which is for backend='opencl'"):
+        pconv_ops.convert(net, x, device="portable")
+    with pytest.raises(TypeError, match="no_grad"):
+        alone(random(1, 3, 9, 9).requires_grad_())
