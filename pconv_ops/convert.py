@@ -55,11 +55,11 @@ def convert(
     example_inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments. The result runs
     with any batch and image size; arguments that are no tensors are fixed to their values here. Without an example
     nothing is fused or timed, and only layers are replaced that are known to win: 3x3, stride 1, less than 60 % of the
-    weights left. backend: 'cpu', or 'opencl': every convolution that can run packed goes to the device by
-    itself, the first GPU or the one whose "platform: name" contains `device`; nothing is fused or timed, transfers
-    stand in the report; compile() keeps whole networks there. fallback, when to leave a layer to torch: 'auto' as measured, 'never', 'always'
-    (nothing is replaced; for checks). choices: a ConvertReport, or the path of one saved as JSON, whose choices are
-    taken instead of measuring; the model and its inputs must be those of the report.
+    weights left. backend: 'cpu', or 'opencl': every convolution that can run packed goes to the device by itself, the
+    first GPU or the one whose "platform: name" contains `device`; nothing is fused or timed, transfers stand in the
+    report (compile() keeps whole networks there). fallback, when to leave a layer to torch: 'auto' as measured,
+    'never', 'always' (nothing is replaced; for checks). choices: a ConvertReport, or the path of one saved as JSON,
+    whose choices are taken instead of measuring; the model and its inputs must be those of the report.
 
     The result is in evaluation mode, and no gradient passes a replaced layer. It is a torch.fx.GraphModule whose
     submodules keep their names (other attributes and methods of the model's class are not there); it copies, pickles
