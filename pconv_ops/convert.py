@@ -74,6 +74,8 @@ def convert(
     _check(model, backend, fallback)
     if device is not None and backend != "opencl":
         raise ValueError(f"device: got {device!r}, which is for backend='opencl'")
+    if backend == "opencl" and (fallback != "auto" or choices is not None):
+        raise ValueError("fallback, choices: are for backend='cpu'; on a device nothing is timed")
     arguments = call_arguments(example_inputs)
     replay = None if choices is None else Choices(choices)
     original = deep_copy(model).eval()

@@ -465,5 +465,7 @@ def test_convert_puts_layers_on_the_device():
     assert transposed.report.layers[0].chosen == "dense"
     with pytest.raises(ValueError, match="which is for backend='opencl'"):
         pconv_ops.convert(net, x, device="portable")
+    with pytest.raises(ValueError, match="are for backend='cpu'"):
+        pconv_ops.convert(net, x, backend="opencl", fallback="never")
     with pytest.raises(TypeError, match="no_grad"):
         alone(random(1, 3, 9, 9).requires_grad_())
