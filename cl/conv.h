@@ -58,6 +58,16 @@ static inline Item this_item() {
   return item;
 }
 
+// Where the inputs of an item's first output begin, for a tap at the corner of the window.
+static inline __global const T* first_input(__global const T* x, const Item item) {
+  return x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+}
+
+static inline void set_to_zero(V* sums) {
+#pragma unroll
+  for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
+}
+
 // Adds one tap of a kernel: its inputs for the first row begin at p; w [OCB].
 static inline void add_tap(__global const T* p, __global const float* w, V* sums) {
 #pragma unroll

@@ -30,11 +30,9 @@ __kernel void conv_patterns(__global const T* x, __global const uint* starts, __
                             const float alpha, const float beta, const int out_channels) {
   const Item item = this_item();
   if (!item.inside) return;
-  __global const T* const from =
-      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+  __global const T* const from = first_input(x, item);
   V sums[SUMS];
-#pragma unroll
-  for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
+  set_to_zero(sums);
   __global const uint* start = starts + item.group * (N_RUNS + 1);
   uint k = *start;
   RUNS

@@ -9,11 +9,9 @@ __kernel void conv_taps(__global const T* x, __global const uint* starts, __glob
                         const float beta, const int out_channels) {
   const Item item = this_item();
   if (!item.inside) return;
-  __global const T* const from =
-      x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+  __global const T* const from = first_input(x, item);
   V sums[SUMS];
-#pragma unroll
-  for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
+  set_to_zero(sums);
   const uint end = starts[item.group + 1];
   for (uint k = starts[item.group]; k < end; ++k) add_tap(from + places[k], weights + k * OCB, sums);
   finish(item, sums, filters, bias, slopes, residual, y, alpha, beta, out_channels);
