@@ -5,6 +5,7 @@ import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -15,7 +16,8 @@ from pconv_ops.zoo import NETS, Net
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import check
-from checks import auto, kinds, neon, nets, record, vgg
+from checks import auto, kinds, neon, nets, opencl, record, vgg
+from opencl import SHAPES, Row
 
 SETUPS = {**vgg.SETUPS, **nets.SETUPS, **kinds.SETUPS}
 FINE = {"fraction": 0.9, "speedup": 20.0, "ms": 1.0, "density": 1.0}  # passes every bar
@@ -41,6 +43,7 @@ LAYERS = {
 }
 RESNET_LINES = 4  # distinct shapes above that have a bar
 LINES = {"speed": 8, "nets": 12, "kinds": RESNET_LINES + 5, "calls": 1, "auto": len(NETS), "neon": 8 + 4}
+LINES["opencl"] = 2 * len(SHAPES) + 1
 
 
 def bench_rows(setup, numbers):
@@ -88,6 +91,11 @@ def checked(monkeypatch, capsys):
             "measure",
             lambda net: [{"level": str(r), "ratio": r, "ms": r, "dense_ms": 1.0} for r in ratios.get(net, [1.0])],
         )
+        four, twelve = runs if setup == "opencl" else (1.0, 1.0)
+        rows = [Row(shape, dense=3.5, four=four, twelve=twelve, gflops=50) for shape in SHAPES]
+        monkeypatch.setattr(opencl, "open_device", lambda name: SimpleNamespace(info=SimpleNamespace(title="a device")))
+        monkeypatch.setattr(opencl, "measure_peak", lambda device: 100)
+        monkeypatch.setattr(opencl, "measure", lambda name, rounds: rows)
         monkeypatch.setattr(sys, "argv", ["check.py", "--runs", "3", *map(str, arguments)])
         status = check.main()
         return status, capsys.readouterr().out.splitlines()
@@ -120,6 +128,8 @@ def verdicts(lines, word):
         ("resnet50", [{"compiled_net": {"ms": 1.1}}] * 2 + [{}], ["compiled against converted resnet50"]),
         ("dense 1x1 at 28", [{"fraction": 0.49}] * 2 + [{}], ["dense 1x1 64->256 at 56x56"]),
         ("auto", [1.02, 1.031, 0.5], ["auto resnet50, 1.031"]),
+        ("opencl", [1.0, 1.11], ["opencl 12 patterns against 4"]),
+        ("opencl", [1.2, 1.2], [f"opencl 4 patterns {'x'.join(map(str, shape))}" for shape in SHAPES]),
     ],
 )
 def test_check_takes_medians_and_fails_below_a_bar(checked, setup, runs, failed):
