@@ -11,6 +11,8 @@ JOBS ?= $(shell nproc)
 PCONV_REQUIRE_AARCH64 ?= 0
 # 1: without Fashion-MNIST make fails, instead of the test that trains on it being skipped.
 PCONV_REQUIRE_DATASET ?= 0
+# 1: no OpenCL device from PoCL is a failure instead of a visible skip.
+export PCONV_REQUIRE_OPENCL ?= 0
 # Shape of make aarch64-count: IC,OC,H,W.
 LAYER ?= 64,64,56,56
 # How long make fuzz looks for bytes that crash the reader of model files.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -143,3 +143,10 @@ def snapshot(x: torch.Tensor) -> torch.Tensor:
 def fresh(arguments: Any) -> Any:
     """Nested arguments with every tensor copied: models may write to what they are given."""
     return tree_map(lambda value: snapshot(value) if isinstance(value, torch.Tensor) else value, arguments)
+
+
+def seeded_output(model: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """What a model returns on (args, kwargs); random layers draw the same numbers each time."""
+    torch.manual_seed(0)
+    args, kwargs = fresh(arguments)
+    return model(*args, **kwargs)

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from . import choosing
 from ._native import BackendUnavailable
 from .candidates import dense_row, obstacle, unmeasured_obstacle
-from .checking import LOUD, ConversionError, fresh, incomparable, output_deviation, restore, saved
+from .checking import LOUD, ConversionError, fresh, incomparable, output_deviation, restore, saved, seeded_output
 from .choosing import FALLBACKS, Choices, Judge
 from .conversion_report import ConvertReport, LayerConversion
 from .converted import ConvertedModule
@@ -197,10 +197,7 @@ class _Conversion:
         self.expected = self._output(original)
 
     def _output(self, model: Callable[..., Any]) -> Any:
-        """What a model returns on the example; random layers draw the same numbers each time."""
-        torch.manual_seed(0)
-        args, kwargs = fresh(self.arguments)
-        return model(*args, **kwargs)
+        return seeded_output(model, self.arguments)
 
     def run(self) -> nn.Module:
         traced, walked = self._plans()

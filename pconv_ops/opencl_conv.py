@@ -79,36 +79,50 @@ class Grouped:
     weights: list[Float]
 
 
-def group_filters(weight: Float, groups: int, ocb: int) -> Grouped:
-    """Filters with the same kernels side by side; groups with most kernels first, so that no long one comes last."""
-    n_filters, per_group = weight.shape[:2]
-    flat = weight.reshape(n_filters, per_group, -1)
+def _alike(kept: npt.NDArray[np.bool_], groups: int) -> list[list[int]]:
+    """Filters of the same convolution group that keep the same kernels; kept: [filters, kernels]."""
+    per_group = len(kept) // groups
+    found: dict[tuple[int, bytes], list[int]] = {}
+    for f, row in enumerate(kept):
+        found.setdefault((f // per_group, row.tobytes()), []).append(f)
+    return list(found.values())
+
+
+def group_filters(weight: Float, groups: int, most: int = 0) -> Grouped:
+    """Filters with the same kernels side by side, in groups of the size, up to `most` (0: any), that needs the least
+    work: a tap costs a load, and a multiply-add for each filter. Groups with most kernels come first, so that no long
+    one comes last."""
+    flat = weight.reshape(*weight.shape[:2], -1)
+    used = flat != 0
+    alike = _alike(used.any(2), groups)
+    best: tuple[float, int, list[list[int]]] | None = None
+    for ocb in GROUPS:
+        if ocb > (most or GROUPS[0]) or (ocb > 1 and ocb >= 2 * max(map(len, alike))):
+            continue
+        sets = [same[i : i + ocb] for same in alike for i in range(0, len(same), ocb)]
+        work = sum(int(used[own].any(0).sum()) for own in sets) * (ocb + 1)
+        if best is None or work < best[0]:
+            best = (work, ocb, sets)
+    assert best is not None  # 1 is always tried
+    return _grouped(flat, len(weight) // groups, best[1], best[2])
+
+
+def _grouped(flat: Float, filters_per_group: int, ocb: int, sets: list[list[int]]) -> Grouped:
+    """flat: [filters, kernels, taps]."""
     kept = (flat != 0).any(2)
-    of_group = np.arange(n_filters) // (n_filters // groups)
-    alike: dict[tuple[int, bytes], list[int]] = {}
-    for f in range(n_filters):
-        alike.setdefault((int(of_group[f]), kept[f].tobytes()), []).append(f)
-    sets = [same[i : i + ocb] for same in alike.values() for i in range(0, len(same), ocb)]
-    sets.sort(key=lambda same: -int(kept[same[0]].sum()))
+    sets = sorted(sets, key=lambda own: -int(kept[own[0]].sum()))
     filters = np.full((len(sets), ocb), -1, np.int32)
     channels, taps, weights = [], [], []
-    for g, same in enumerate(sets):
-        filters[g, : len(same)] = same
-        own = np.flatnonzero(kept[same[0]])
-        chosen = flat[same][:, own]
-        channels.append((own + of_group[same[0]] * per_group).astype(np.int32))
+    for g, own in enumerate(sets):
+        filters[g, : len(own)] = own
+        kernels = np.flatnonzero(kept[own[0]])
+        chosen = flat[own][:, kernels]
+        channels.append((kernels + own[0] // filters_per_group * flat.shape[1]).astype(np.int32))
         taps.append((chosen != 0).any(0))
-        full = np.zeros((len(own), flat.shape[2], ocb), np.float32)
-        full[:, :, : len(same)] = chosen.transpose(1, 2, 0)
+        full = np.zeros((len(kernels), flat.shape[2], ocb), np.float32)
+        full[:, :, : len(own)] = chosen.transpose(1, 2, 0)
         weights.append(full)
     return Grouped(ocb, filters.reshape(-1), channels, taps, weights)
-
-
-def best_grouping(weight: Float, groups: int, most: int = 0) -> Grouped:
-    """The size of groups, up to `most`, that needs the least work: a tap costs a load, and a multiply-add for each
-    filter."""
-    found = [group_filters(weight, groups, size) for size in GROUPS if size <= (most or GROUPS[0])]
-    return min(found, key=lambda grouped: sum(int(taps.sum()) for taps in grouped.taps) * (grouped.ocb + 1))
 
 
 class _Geometry:
@@ -154,7 +168,7 @@ def program_of(
     """The program for a layer on n images of h x w. epilogue: macros of conv.h. half: tensors
     are stored so; weights stay float."""
     weight, bias = layer.to_dense()
-    grouped = best_grouping(weight, layer.groups, tile.ocb)
+    grouped = group_filters(weight, layer.groups, tile.ocb)
     used = np.zeros(weight.shape[2] * weight.shape[3], np.bool_)
     for taps in grouped.taps:
         used |= taps.any(0)

@@ -7,7 +7,6 @@ compile(backend="opencl") keeps activations there. Needs torch and pyopencl.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ._native import ModelBuilder
 from .candidates import dense_row, obstacle
-from .checking import LOUD, TOLERANCE, ConversionError, fresh, output_deviation
+from .checking import LOUD, TOLERANCE, ConversionError, output_deviation, seeded_output
 from .conversion_report import ConvertReport, LayerConversion
 from .modules import PatternConv2d
 from .opencl import OpenCLModel
@@ -57,7 +56,7 @@ def convert_layers(
     ConversionError: a layer, or the model, computes something else on the example."""
     names = {module: name for name, module in original.named_modules() if isinstance(module, _ConvNd)}
     plan = WalkedPlan(original, [original], names, set())
-    expected = None if arguments is None else _output(original, arguments)
+    expected = None if arguments is None else seeded_output(original, arguments)
     rows, layers = [], {}
     for conv, name in names.items():
         row = dense_row(name, conv, obstacle(conv))
@@ -72,17 +71,11 @@ def convert_layers(
         plan.replace(conv, layer)
     result = layers.get(original, original)  # type: ignore[call-overload]
     if arguments is not None:
-        report.deviation = output_deviation(_output(result, arguments), expected)
+        report.deviation = output_deviation(seeded_output(result, arguments), expected)
         if not report.deviation <= LOUD:
             raise ConversionError(f"model: outputs with layers on the device deviate by {report.deviation:.1e}")
     result.report = report
     return result  # type: ignore[no-any-return]
-
-
-def _output(model: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
-    torch.manual_seed(0)
-    args, kwargs = fresh(arguments)
-    return model(*args, **kwargs)
 
 
 def _seen(
@@ -105,7 +98,7 @@ def _seen(
 
     hooks = [conv.register_forward_hook(hook) for conv in layers]
     try:
-        _output(model, arguments)
+        seeded_output(model, arguments)
     finally:
         for handle in hooks:
             handle.remove()

@@ -39,7 +39,6 @@ class DeviceInfo:
     driver: str
     kind: str
     units: int
-    memory_bytes: int
     handle: Any = field(repr=False, compare=False)
 
     @property
@@ -47,7 +46,7 @@ class DeviceInfo:
         return f"{self.platform}: {self.name}"
 
 
-def pyopencl() -> Any:
+def import_pyopencl() -> Any:
     """The module. BackendUnavailable: it is not installed."""
     try:
         import pyopencl as module
@@ -59,7 +58,7 @@ def pyopencl() -> Any:
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """pyopencl's errors as ours: MemoryError, OpenCLError. `what` was being done."""
-    cl = pyopencl()
+    cl = import_pyopencl()
     try:
         yield
     except cl.MemoryError as error:
@@ -74,7 +73,7 @@ def _code(error: Exception) -> str:
 
 def devices() -> list[DeviceInfo]:
     """All OpenCL devices. BackendUnavailable: pyopencl is not installed. No driver is no error: there are none then."""
-    cl = pyopencl()
+    cl = import_pyopencl()
     found = []
     try:
         platforms = cl.get_platforms()
@@ -94,11 +93,11 @@ def devices() -> list[DeviceInfo]:
 
 
 def _info_of(platform: Any, handle: Any) -> DeviceInfo:
-    cl = pyopencl()
+    cl = import_pyopencl()
     kinds = {cl.device_type.CPU: "cpu", cl.device_type.GPU: "gpu"}
     kind = next((name for bit, name in kinds.items() if handle.type & bit), "other")
     names = (platform.name.strip(), handle.name.strip(), handle.version.strip(), handle.driver_version.strip())
-    return DeviceInfo(*names, kind, handle.max_compute_units, handle.global_mem_size, handle)
+    return DeviceInfo(*names, kind, handle.max_compute_units, handle)
 
 
 def find_device(name: str | None = None) -> DeviceInfo:
@@ -119,7 +118,7 @@ class Device:
     """A device with a context and a queue of its own, and the programs that were built for it."""
 
     def __init__(self, info: DeviceInfo) -> None:
-        cl = pyopencl()
+        cl = import_pyopencl()
         self.info, self.cl, self._process = info, cl, os.getpid()
         with translated(f"open {info.title}"):
             self.context = cl.Context([info.handle])

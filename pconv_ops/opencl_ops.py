@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from ._native import PackedConv
 from .graph import Shape
 from .opencl_conv import ConvProgram, Tile, program_of
+from .opencl_upsample import input_ratio, linear_tables, nearest_table
 
 MAX_FLOATS = 2**31 - 1  # kernels number floats by 32-bit integers
 _RANK = 6
@@ -357,56 +357,16 @@ def _pad(node: NodeView, target: Target) -> Step:
 # ---- upsample
 
 
-def _meant(scale: float) -> Fraction:
-    """The simplest fraction that gives a float: src/graph/ops_resize.cpp says why."""
-    for below in range(1, 1001):
-        fraction = Fraction(round(scale * below), below)
-        if np.float32(fraction.numerator / fraction.denominator) == np.float32(scale):
-            return fraction
-    return Fraction(scale)
-
-
-def _ratio(size: int, out: int, scale: float, align_corners: bool) -> np.float32:
-    """Inputs for an output."""
-    if align_corners:
-        return np.float32(size - 1) / np.float32(out - 1) if out > 1 else np.float32(0)
-    return np.float32(float(1 / _meant(scale))) if scale > 0 else np.float32(size) / np.float32(out)
-
-
-def _nearest_table(size: int, out: int, ratio: np.float32) -> npt.NDArray[np.int32]:
-    places = np.arange(out)
-    if out == size:
-        return places.astype(np.int32)
-    if out == 2 * size:
-        return (places // 2).astype(np.int32)
-    return np.minimum((places.astype(np.float32) * ratio).astype(np.int64), size - 1).astype(np.int32)
-
-
-def _linear_tables(
-    size: int, out: int, ratio: np.float32, align_corners: bool
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The input below each output, the next one, and how far the output lies from the first towards the second."""
-    i = np.arange(out).astype(np.float32)
-    if out == size:  # no neighbour has a part in it, also none that is NaN
-        same = np.arange(out, dtype=np.int32)
-        return same, same, np.zeros(out, np.float32)
-    half = np.float32(0.5)
-    places = ratio * i if align_corners else np.maximum(ratio * (i + half) - half, np.float32(0))
-    below = np.minimum(places.astype(np.int64), size - 1)
-    weights = np.clip(places - below.astype(np.float32), np.float32(0), np.float32(1))
-    return below.astype(np.int32), np.minimum(below + 1, size - 1).astype(np.int32), weights.astype(np.float32)
-
-
 @lowers("upsample")
 def _upsample(node: NodeView, target: Target) -> Step:
     mode, align = node.ints[0], bool(node.ints[1])
     h, w, out_h, out_w = sizes = _planes(node)
     n = math.prod(node.shape)
-    ratios = [_ratio(a, b, s, align) for a, b, s in ((h, out_h, node.floats[0]), (w, out_w, node.floats[1]))]
+    ratios = [input_ratio(a, b, s, align) for a, b, s in ((h, out_h, node.floats[0]), (w, out_w, node.floats[1]))]
     head = [Use(node.inputs[0]), Use(node.output)]
     if mode == 0:
-        tables = [_nearest_table(h, out_h, ratios[0]), _nearest_table(w, out_w, ratios[1])]
+        tables = [nearest_table(h, out_h, ratios[0]), nearest_table(w, out_w, ratios[1])]
         return Step((_call("resize.cl", "nearest", node, target, [*head, *tables, *sizes, n], (n,)),))
-    rows, columns = _linear_tables(h, out_h, ratios[0], align), _linear_tables(w, out_w, ratios[1], align)
+    rows, columns = linear_tables(h, out_h, ratios[0], align), linear_tables(w, out_w, ratios[1], align)
     args = [*head, *rows, *columns, *sizes, n]
     return Step((_call("resize.cl", "bilinear", node, target, args, (n,)),))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -91,7 +91,7 @@ class Session:
         self.steps = [self._lower(model, i) for i in range(len(self.nodes))]
         self.item_bytes = 2 if target.half else 4
         self._plan_memory(model)
-        self.launches = [launch for i, step in enumerate(self.steps) for launch in self._launches(i, step)]
+        self.launches = [self._launch(i, call) for i, step in enumerate(self.steps) for call in step.calls]
         self._stage()
 
     # ---- planning
@@ -140,8 +140,9 @@ class Session:
                 array = self._stored(i, np.reshape(model.values(i, 0), -1), overread[value])
                 self.fixed[value] = self._constant(array)
                 continue
-            regions[value] = self._region(math.prod(self.shapes[value]) + overread[value], max(i, 0), last[value])
-            regions[value].last = max(regions[value].last, max(i, 0))
+            first = max(i, 0)
+            floats = math.prod(self.shapes[value]) + overread[value]
+            regions[value] = self._region(floats, first, max(first, last[value]))
         for i, step in enumerate(self.steps):
             for k, floats in enumerate(step.scratch):
                 regions[i, k] = self._region(floats, i, i)
@@ -184,10 +185,6 @@ class Session:
             return self.parts[node, -1 - value]
         root = self.roots[value]
         return self.fixed[root] if root in self.fixed else self.parts[root]
-
-    def _launches(self, i: int, step: Step) -> Iterator[Launch]:
-        for call in step.calls:
-            yield self._launch(i, call)
 
     def _launch(self, i: int, call: Call) -> Launch:
         kernel = self.device.kernel(call.source, call.kernel, call.defines)
