@@ -42,6 +42,21 @@
 #define HAS_RESIDUAL 0
 #endif
 
+#ifndef IMAGE_READS  // 1: x is an image of four floats a texel, LANES is 4
+#define IMAGE_READS 0
+#endif
+
+// TENSOR: a packed input as a kernel's argument. Place: where in it something begins.
+#if IMAGE_READS
+#define TENSOR __read_only image1d_buffer_t
+typedef int Place;
+#define ORIGIN(x) 0
+#else
+#define TENSOR __global const T*
+typedef __global const T* Place;
+#define ORIGIN(x) (x)
+#endif
+
 // Where an item works. `inside` 0: it was added to fill a work-group.
 typedef struct Item {
   int column, tile, group, image, inside;
@@ -59,8 +74,8 @@ static inline Item this_item() {
 }
 
 // Where the inputs of an item's first output begin, for a tap at the corner of the window.
-static inline __global const T* first_input(__global const T* x, const Item item) {
-  return x + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+static inline Place first_input(TENSOR x, const Item item) {
+  return ORIGIN(x) + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
 }
 
 static inline void set_to_zero(V* sums) {
@@ -68,13 +83,25 @@ static inline void set_to_zero(V* sums) {
   for (int i = 0; i < SUMS; ++i) sums[i] = (V)(0.0f);
 }
 
+// The vector at p, of which `shift` floats lie behind a multiple of four.
+static inline V read_input(TENSOR x, Place p, const int shift) {
+#if IMAGE_READS  // whole texels alone can be read: two of them, once for all taps that share them
+  const V a = read_imagef(x, p >> 2);
+  if (shift == 0) return a;
+  const V b = read_imagef(x, (p >> 2) + 1);
+  return shift == 1 ? (V)(a.yzw, b.x) : shift == 2 ? (V)(a.zw, b.xy) : (V)(a.w, b.xyz);
+#else
+  return VREAD(p);
+#endif
+}
+
 // Adds one tap of a kernel: its inputs for the first row begin at p; w [OCB].
-static inline void add_tap(__global const T* p, __global const float* w, V* sums) {
+static inline void add_tap(TENSOR x, Place p, const int shift, __global const float* w, V* sums) {
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-      const V in = VREAD(p + r * PITCH + v * LANES);
+      const V in = read_input(x, p + r * PITCH + v * LANES, shift);
 #pragma unroll
       for (int o = 0; o < OCB; ++o) {
         const int i = (o * ROWS + r) * VECTORS + v;

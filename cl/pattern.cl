@@ -14,23 +14,23 @@
 #define N_RUNS 1
 #endif
 
-#define TAP(t, j) add_tap(p + AT_##t, w + (j) * OCB, sums);
+#define TAP(t, j) add_tap(x, p + AT_##t, (AT_##t) & 3, w + (j) * OCB, sums);
 #define RUN(TAPS_OF_PATTERN)                                    \
   for (const uint end = *++start; k < end; ++k) {               \
-    __global const T* const p = from + (int)channels[k] * PLANE; \
+    const Place p = from + (int)channels[k] * PLANE;            \
     __global const float* const w = weights + k * (TAPS * OCB); \
     TAPS_OF_PATTERN                                             \
   }
 
 // x: packed planes. starts [N_GROUPS][N_RUNS + 1]: first kernel of each run. channels [kernels].
 // weights [kernels][TAPS][OCB].
-__kernel void conv_patterns(__global const T* x, __global const uint* starts, __global const uint* channels,
+__kernel void conv_patterns(TENSOR x, __global const uint* starts, __global const uint* channels,
                             __global const float* weights, __global const int* filters, __global const float* bias,
                             __global const float* slopes, __global const T* residual, __global T* y,
                             const float alpha, const float beta, const int out_channels) {
   const Item item = this_item();
   if (!item.inside) return;
-  __global const T* const from = first_input(x, item);
+  const Place from = first_input(x, item);
   V sums[SUMS];
   set_to_zero(sums);
   __global const uint* start = starts + item.group * (N_RUNS + 1);

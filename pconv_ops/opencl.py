@@ -21,7 +21,7 @@ from ._native import BackendUnavailable, NativeModel
 from .compiled import MARGIN, CompiledModel, check_runs, contiguous
 from .graph import Shape
 from .memory import aligned_empty
-from .opencl_conv import Tile
+from .opencl_conv import TEXEL, Tile
 from .opencl_device import Device, DeviceInfo, OpenCLError, devices, find_device, open_device, translated
 from .opencl_ops import Target, layer_key
 from .opencl_session import Session
@@ -198,7 +198,8 @@ class OpenCLModel(CompiledModel):
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         keys = self._layer_keys(shapes)
         times: dict[str, dict[Tile | None, float]] = {}
-        for tile in (None, *candidates(self._usual.lanes)):
+        images = self._usual.lanes == TEXEL and self._usual.max_texels > 0
+        for tile in (None, *candidates(self._usual.lanes, images)):
             tiles = {} if tile is None else dict.fromkeys(keys.values(), tile)
             for node, ms in self._times_with(tiles, tensors, runs).items():
                 if node in keys:
@@ -248,12 +249,13 @@ def _restored(data: bytes, device: str, storage: str) -> OpenCLModel:
 
 
 def _usual_target(device: Device, half: bool) -> Target:
-    """Vectors for CPUs; GPUs make one output an item, but for those whose memory moves 128 bits at a time."""
+    """Vectors for CPUs; GPUs make one output an item, but for those whose memory moves 128 bits at a time. Adreno's
+    first cache is that of its images (docs/PERFORMANCE.md, OpenCL)."""
     name = device.info.title.lower()
     if device.info.kind == "cpu":
-        return Target(8, half, by_row=True)
+        return Target(8, half, max_texels=device.max_texels, by_row=True)
     lanes = 4 if any(word in name for word in ("adreno", "mali", "powervr")) else 1
-    return Target(lanes, half)
+    return Target(lanes, half, images="adreno" in name, max_texels=device.max_texels)
 
 
 def _as_numpy(x: Any) -> Any:

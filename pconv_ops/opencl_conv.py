@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ._native import PackedConv
 
+TEXEL = 4
 GROUPS = (8, 4, 2, 1)  # filters of a group, most first
 _MAX_PATTERNS = 32  # runs that a program has code for
 _FULL = 0.8  # of the weights that a pattern program multiplies must be kept: others take the stream of taps
@@ -25,12 +26,13 @@ Float = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class Tile:
     """What an item computes: `rows` rows of `vectors` vectors of `lanes` outputs, for each of at most `ocb` filters (0:
-    as many as pay)."""
+    as many as pay). images: the input is read as an image where that is possible (four lanes)."""
 
     lanes: int
     rows: int
     ocb: int = 0
     vectors: int = 1
+    images: bool = False
 
     @property
     def width(self) -> int:
@@ -54,7 +56,8 @@ class Packing:
 @dataclass(frozen=True)
 class ConvProgram:
     """What runs for one layer and input shape. arrays: those between input and filters in the kernel's arguments.
-    packing None: the input is read in place. overread: floats behind the input that are read, and not used."""
+    packing None: the input is read in place. overread: floats behind the input that are read, and not used. images: the
+    input is an image of TEXEL floats a texel."""
 
     source: str
     kernel: str
@@ -65,6 +68,11 @@ class ConvProgram:
     packing: Packing | None
     size: tuple[int, int, int]
     overread: int
+    images: bool
+
+    def input_floats(self, planes: int, plane: int) -> int:
+        """Of what the kernel reads: packed, or `planes` planes in place with what lies behind them."""
+        return planes * (self.packing.plane if self.packing is not None else plane) + self.overread
 
 
 @dataclass(frozen=True)
@@ -195,16 +203,20 @@ def program_of(
     filled = np.where(grouped.filters < 0, 0, grouped.filters)
     biases = np.zeros(len(filled), np.float32) if bias is None else np.where(grouped.filters < 0, 0, bias[filled])
     patterns = _patterns(grouped) if weight.shape[2:] != (1, 1) else None
+    images = tile.images and tile.lanes == TEXEL and geometry.pitch % TEXEL == 0 and geometry.plane % TEXEL == 0
     if patterns is None:
         arrays: tuple[npt.NDArray[np.generic], ...] = _stream(grouped, geometry)
         source, kernel = "taps.cl", "conv_taps"
+        images = images and not (arrays[1] % TEXEL).any()  # type: ignore[operator]
     else:
         defines |= _runs(patterns, geometry)
         arrays = _sorted_kernels(grouped, patterns)
         source, kernel = "pattern.cl", "conv_patterns"
+    defines["IMAGE_READS"] = int(images)
     return ConvProgram(
         *(source, kernel, defines, arrays, grouped.filters, biases.astype(np.float32), geometry.packing, size),
-        overread=geometry.overread,
+        overread=-(-geometry.overread // TEXEL) * TEXEL if images else geometry.overread,
+        images=images,
     )
 
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -135,6 +135,27 @@ class Device:
     def alignment(self) -> int:
         """Bytes that parts of a buffer must begin at multiples of."""
         return max(int(self.info.handle.mem_base_addr_align) // 8, 128)
+
+    @cached_property
+    def max_texels(self) -> int:
+        """Of an image over a buffer; 0: the device has no such images."""
+        cl = self.cl
+        try:
+            if not self.info.handle.image_support:
+                return 0
+            buffer = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, 16)
+            for half in (False, True):
+                self.image(buffer, 1, half)
+            return int(self.info.handle.image_max_buffer_size)
+        except cl.Error:
+            return 0
+
+    def image(self, buffer: Any, texels: int, half: bool) -> Any:
+        """Over a whole buffer (PoCL has none over parts), four floats or halves a texel."""
+        cl = self.cl
+        kind = cl.channel_type.HALF_FLOAT if half else cl.channel_type.FLOAT
+        texel = cl.ImageFormat(cl.channel_order.RGBA, kind)
+        return cl.create_image(self.context, cl.mem_flags.READ_ONLY, texel, shape=(texels,), buffer=buffer)
 
     def kernel(self, source: str, name: str, defines: Mapping[str, Any]) -> Any:
         """A new kernel object of a file of cl/. OpenCLError: the driver cannot build it."""

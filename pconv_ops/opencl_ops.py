@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ._native import PackedConv
 from .graph import Shape
-from .opencl_conv import ConvProgram, Tile, program_of
+from .opencl_conv import TEXEL, ConvProgram, Tile, program_of
 from .opencl_upsample import input_ratio, linear_tables, nearest_table
 
 MAX_FLOATS = 2**31 - 1  # kernels number floats by 32-bit integers
@@ -30,8 +30,16 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Texels:
+    """A tensor as a kernel's argument: an image of `count` texels of four floats, over its memory."""
+
+    value: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Call:
-    """A kernel and what it is called with. args: Use, numpy arrays (uploaded once), int and float. size: items
+    """A kernel and what it is called with. args: Use, Texels, numpy arrays (uploaded once), int and float. size: items
     that are needed; a device may add more, which do nothing."""
 
     source: str
@@ -72,6 +80,8 @@ class Target:
     lanes: int
     half: bool = False
     tiles: Mapping[str, Tile] = field(default_factory=dict)  # by layer_key(), from tuning
+    images: bool = False  # convolutions read their inputs as images where they can
+    max_texels: int = 0  # of an image; 0: the device has none
     by_row: bool = False  # items read rows of memory, as suits caches; else neighbours read neighbouring floats
 
 
@@ -131,9 +141,9 @@ def default_tile(layer: PackedConv, out_h: int, target: Target) -> Tile:
     """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads
     (docs/PERFORMANCE.md, OpenCL)."""
     if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
-        return Tile(target.lanes, min(2, out_h), 4)
+        return Tile(target.lanes, min(2, out_h), 4, images=target.images)
     rows = min(range(1, 8), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
-    return Tile(target.lanes, rows)
+    return Tile(target.lanes, rows, images=target.images)
 
 
 @lowers("conv")
@@ -144,6 +154,9 @@ def _conv(node: NodeView, target: Target) -> Step:
     macros["HAS_RESIDUAL"] = int(len(node.inputs) > 1)
     tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, layer.output_shape(h, w)[0], target)
     program = program_of(layer, n, h, w, tile, macros, target.half)
+    count = program.input_floats(n * layer.in_channels, h * w) // TEXEL
+    if program.images and count > target.max_texels:
+        program = program_of(layer, n, h, w, replace(tile, images=False), macros, target.half)
     calls, scratch, source = [], [], node.inputs[0]
     if program.packing is not None:
         scratch.append(n * layer.in_channels * program.packing.plane)
@@ -155,7 +168,8 @@ def _conv(node: NodeView, target: Target) -> Step:
     if slope is not None:
         slopes = np.resize(slope, layer.out_channels)[np.maximum(program.filters, 0)]
     residual = Use(node.inputs[1]) if len(node.inputs) > 1 else Use(node.output)
-    args = [Use(source), *program.arrays, program.filters, program.bias, slopes, residual, Use(node.output)]
+    x = Texels(source, count) if program.images else Use(source)
+    args: list[Any] = [x, *program.arrays, program.filters, program.bias, slopes, residual, Use(node.output)]
     args += [*limits, layer.out_channels]
     calls.append(Call(program.source, program.kernel, program.defines, args, program.size))
     return Step(tuple(calls), tuple(scratch), program.overread)

@@ -17,7 +17,7 @@ import numpy as np
 from ._native import NativeModel
 from .graph import Shape
 from .opencl_device import Device, translated
-from .opencl_ops import Call, NodeView, Step, Target, Use, is_view, lower
+from .opencl_ops import Call, NodeView, Step, Target, Texels, Use, is_view, lower
 
 _SLACK = 1  # a float behind every tensor: there are no buffers of 0 bytes
 
@@ -47,6 +47,19 @@ def place_regions(regions: Sequence[Region], alignment: int) -> int:
         placed.append(region)
         placed.sort(key=lambda other: other.offset)
     return max((region.offset + region.n_bytes for region in regions), default=0)
+
+
+def share_buffers(regions: Sequence[Region]) -> list[list[Region]]:
+    """Regions in lists of such as can lie in the same memory, one after the other."""
+    shared: list[list[Region]] = []
+    for region in sorted(regions, key=lambda region: -region.n_bytes):
+        for there in shared:
+            if all(region.first > other.last or other.first > region.last for other in there):
+                there.append(region)
+                break
+        else:
+            shared.append([region])
+    return shared
 
 
 class Launch:
@@ -91,6 +104,7 @@ class Session:
         self.steps = [self._lower(model, i) for i in range(len(self.nodes))]
         self.item_bytes = 2 if target.half else 4
         self._plan_memory(model)
+        self.images: list[Any] = []
         self.launches = [self._launch(i, call) for i, step in enumerate(self.steps) for call in step.calls]
         self._stage()
 
@@ -146,21 +160,44 @@ class Session:
         for i, step in enumerate(self.steps):
             for k, floats in enumerate(step.scratch):
                 regions[i, k] = self._region(floats, i, i)
-        self.arena_bytes = place_regions(list(regions.values()), self.device.alignment)
+        alone = self._read_as_images()
+        shared = share_buffers([region for key, region in regions.items() if key in alone])
+        parts = [region for key, region in regions.items() if key not in alone]
+        in_arena = place_regions(parts, self.device.alignment)
+        self.arena_bytes = in_arena + sum(there[0].n_bytes for there in shared)
         self.live_bytes = max(
             (sum(r.n_bytes for r in regions.values() if r.first <= i <= r.last) for i in range(end + 1)), default=0
         )
         most = self.device.info.handle.max_mem_alloc_size
-        if self.arena_bytes > most:
-            raise MemoryError(f"opencl: activations take {self.arena_bytes} bytes, the device allows {most} at once")
+        if in_arena > most:
+            raise MemoryError(f"opencl: activations take {in_arena} bytes, the device allows {most} at once")
         with translated(f"allocate {self.arena_bytes} bytes"):
-            self.parts = self._allocate(regions)
+            self.parts = self._allocate(regions, in_arena, shared)
 
-    def _allocate(self, regions: Mapping[Any, Region]) -> dict[Any, Any]:
-        """A part of one buffer for each region."""
+    def _read_as_images(self) -> set[Any]:
+        """Regions that have to be buffers of their own."""
+        found: set[Any] = set()
+        for i, step in enumerate(self.steps):
+            for arg in (arg for call in step.calls for arg in call.args if isinstance(arg, Texels)):
+                found.add((i, -1 - arg.value) if arg.value < 0 else self.roots[arg.value])
+        return found
+
+    def _allocate(self, regions: Mapping[Any, Region], in_arena: int, shared: list[list[Region]]) -> dict[Any, Any]:
+        """For each region a part of one buffer, or one that it shares with others."""
         cl = self.device.cl
-        arena = cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, max(self.arena_bytes, 4))
-        return {key: arena.get_sub_region(region.offset, region.n_bytes) for key, region in regions.items()}
+
+        def buffer(n_bytes: int) -> Any:
+            return cl.Buffer(self.device.context, cl.mem_flags.READ_WRITE, n_bytes)
+
+        arena = buffer(max(in_arena, 4))
+        whole: dict[int, Any] = {}
+        for there in shared:
+            memory = buffer(there[0].n_bytes)  # the largest
+            whole.update((id(region), memory) for region in there)
+        return {
+            key: whole[id(region)] if id(region) in whole else arena.get_sub_region(region.offset, region.n_bytes)
+            for key, region in regions.items()
+        }
 
     def _region(self, floats: int, first: int, last: int) -> Region:
         return Region((floats + _SLACK) * self.item_bytes, first, last)
@@ -206,9 +243,16 @@ class Session:
     def _argument(self, arg: Any, node: int) -> Any:
         if isinstance(arg, Use):
             return self._buffer(arg.value, node)
+        if isinstance(arg, Texels):
+            return self._image(arg, node)
         if isinstance(arg, np.ndarray):
             return self._constant(arg)
         return np.float32(arg) if isinstance(arg, float) else np.int32(arg)
+
+    def _image(self, arg: Texels, node: int) -> Any:
+        image = self.device.image(self._buffer(arg.value, node), arg.count, self.target.half)
+        self.images.append(image)  # a kernel does not keep its arguments alive
+        return image
 
     def _stage(self) -> None:
         """With fp16 tensors: buffers of fp32 for inputs and outputs, and the kernels between both."""

@@ -19,9 +19,10 @@ _SHAPES = ((7, 0, 1), (4, 0, 1), (2, 0, 1), (1, 0, 1), (4, 0, 2), (6, 0, 2), (2,
 _VERSION = 1  # of the file and of what tiles mean
 
 
-def candidates(lanes: int) -> list[Tile]:
-    """Tiles that are worth trying for a layer."""
-    return [Tile(lanes, rows, ocb, vectors) for rows, ocb, vectors in _SHAPES]
+def candidates(lanes: int, images: bool) -> list[Tile]:
+    """Tiles that are worth trying for a layer. images: the device has images of such vectors."""
+    kinds = (False, True) if images else (False,)
+    return [Tile(lanes, rows, ocb, vectors, kind) for kind in kinds for rows, ocb, vectors in _SHAPES]
 
 
 def tiles_file(device: DeviceInfo) -> Path:
@@ -52,7 +53,8 @@ def load_tiles(device: DeviceInfo, half: bool) -> dict[str, Tile]:
     found = {}
     for layer, row in _read(tiles_file(device)).get(_key(device, half), {}).items():
         try:
-            tile = Tile(**{name: int(value) for name, value in row.items()})
+            images = bool(row.get("images", False))
+            tile = Tile(images=images, **{name: int(value) for name, value in row.items() if name != "images"})
         except (TypeError, ValueError, AttributeError, OverflowError):
             continue
         if tile.lanes in (1, 2, 4, 8) and 0 < tile.rows <= 16 and 0 < tile.vectors <= 4 and tile.ocb in (0, 1, 2, 4, 8):

@@ -15,11 +15,12 @@ from pconv_ops.opencl_session import Session
 
 TARGETS = [
     *(Target(8, by_row=True), Target(1), Target(4)),
+    *(Target(4, images=True, max_texels=65536), Target(4, half=True, images=True, max_texels=65536)),
     *(Target(8, half=True, by_row=True), Target(1, half=True), Target(4, half=True)),
 ]
 
 
-def buffers_of_their_own(session, regions):
+def buffers_of_their_own(session, regions, *_):
     """Instead of parts of one buffer, within which an access beside a tensor would not be seen."""
     cl = session.device.cl
     return {

@@ -35,6 +35,7 @@ def test_operators(case):
 
 # ---- convolutions
 
+GPU_TARGETS = [Target(1), Target(4), Target(4, images=True, max_texels=65536)]
 TILES = [None, Tile(8, 4), Tile(4, 3, 2), Tile(8, 1, 8), Tile(2, 2, 1, 3), Tile(1, 5)]
 
 
@@ -70,12 +71,35 @@ def test_convolutions_stay_within_the_bound(name):
 
 
 def test_gpus_layout_gives_the_same():
-    """Items of one output, neighbours side by side: what GPUs run, here on a CPU."""
+    """Items of one output, neighbours side by side, and inputs read as images: what GPUs run, here on a CPU."""
     net, x = small_net("detector")
     model = on_device(net, x)
-    model._target = Target(1)
     with torch.no_grad():
-        assert distance(model(x), net(x)) < 1e-4
+        for target in GPU_TARGETS:
+            model._target = target
+            model._planned.clear()
+            assert distance(model(x), net(x)) < 1e-4
+            (session,) = model._planned.values()
+            assert bool(session.images) == target.images
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", CONVS)
+def test_images_give_the_same(name, storage):
+    net, x = conv_case(name, whole=True)
+    model = on_device(net, x, storage)
+    assert model.device.max_texels >= 65536
+    model._target = Target(4, storage == "fp16", images=True, max_texels=model.device.max_texels)
+    with torch.no_grad():
+        assert np.array_equal(model(x.numpy()), net(x).numpy())
+        (session,) = model._planned.values()
+        assert len(session.images) == (name not in ("no padding", "stem", "1x1", "depthwise, stride 2"))
+        # An image that is too large for the device is a buffer.
+        model._target = dataclasses.replace(model._target, max_texels=3)
+        model._planned.clear()
+        assert np.array_equal(model(x.numpy()), net(x).numpy())
+        (session,) = model._planned.values()
+        assert not session.images
 
 
 # ---- networks
@@ -168,7 +192,7 @@ def test_tiles_are_tuned_and_kept(monkeypatch, tmp_path):
         return found if tiles else dict.fromkeys(found, 1e9)
 
     monkeypatch.setattr(OpenCLModel, "_times_with", usual_is_slow)
-    monkeypatch.setattr(opencl, "candidates", lambda lanes: [Tile(lanes, 3), Tile(lanes, 2, 2)])
+    monkeypatch.setattr(opencl, "candidates", lambda lanes, images: [Tile(lanes, 3), Tile(lanes, 2, 2)])
     chosen = model.tune(runs=1)
     assert chosen and all(tile.rows in (2, 3) for _, tile in chosen)
     assert distance(model(x), want) < 1e-5

@@ -16,7 +16,7 @@ import pconv_ops
 from pconv_ops import BackendUnavailable, opencl, opencl_device
 from pconv_ops.opencl_convert import OpenCLConv2d
 from pconv_ops.opencl_ops import Target
-from pconv_ops.opencl_session import Region, Session, place_regions
+from pconv_ops.opencl_session import Region, Session, place_regions, share_buffers
 
 # ---- devices and errors
 
@@ -97,6 +97,11 @@ def test_regions_that_live_together_do_not_overlap():
             for b in regions[:i]:
                 together = a.first <= b.last and b.first <= a.last
                 assert not together or a.offset + a.n_bytes <= b.offset or b.offset + b.n_bytes <= a.offset
+
+
+def test_buffers_are_shared_one_after_the_other():
+    a, b, c, d = Region(8, 0, 1), Region(16, 2, 3), Region(4, 1, 2), Region(4, 4, 4)
+    assert share_buffers([a, b, c, d]) == [[b, a, d], [c]]
 
 
 def test_what_is_too_large_is_refused_before_memory_is_taken():
