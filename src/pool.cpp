@@ -22,6 +22,18 @@ namespace {
 
 std::atomic<int> g_default_threads{0};  // 0: not set yet
 
+// A worker that found nothing to do for so long sleeps after all: a step of a network that runs on one thread may be
+// followed by one for all.
+constexpr auto kLooking = std::chrono::milliseconds(1);
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 struct Job {
   void (*task)(void*, int64_t) noexcept;
   void* context;
@@ -37,10 +49,14 @@ struct Job {
   }
 };
 
+}  // namespace
+
 class Pool {
  public:
   explicit Pool(pid_t pid) : pid_(pid) {}
   pid_t pid() const { return pid_; }
+
+  void keep_awake(int more) { awake_.fetch_add(more, std::memory_order_relaxed); }
 
   // False when another call holds the pool.
   bool try_run(Job& job) {
@@ -50,8 +66,9 @@ class Pool {
       std::lock_guard<std::mutex> lock(lock_);
       start_workers(wanted);
       job_ = &job;
+      posted_.fetch_add(1, std::memory_order_release);
     }
-    if (wanted >= n_workers_) {
+    if (wanted >= n_workers_) {  // nothing where all of them look for work
       wake_.notify_all();
     } else {
       for (int i = 0; i < wanted; ++i) wake_.notify_one();
@@ -84,10 +101,18 @@ class Pool {
     if (masked) pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
+  bool has_place() const { return job_ != nullptr && job_->places > 0; }
+
   void worker() {
     std::unique_lock<std::mutex> lock(lock_);
     for (;;) {
-      wake_.wait(lock, [this] { return job_ != nullptr && job_->places > 0; });
+      if (!has_place() && awake_.load(std::memory_order_relaxed) > 0) {
+        const uint64_t seen = posted_.load(std::memory_order_relaxed);  // changes under the lock alone
+        lock.unlock();
+        look_for_work(seen);
+        lock.lock();
+      }
+      wake_.wait(lock, [this] { return has_place(); });
       Job* job = job_;
       --job->places;
       active_.fetch_add(1, std::memory_order_relaxed);
@@ -95,6 +120,15 @@ class Pool {
       job->work();
       lock.lock();
       if (active_.fetch_sub(1, std::memory_order_release) == 1) idle_.notify_one();
+    }
+  }
+
+  // Until a job is posted after number `seen`, or it has taken too long.
+  void look_for_work(uint64_t seen) const {
+    const auto until = std::chrono::steady_clock::now() + kLooking;
+    while (posted_.load(std::memory_order_acquire) == seen && awake_.load(std::memory_order_relaxed) > 0) {
+      pause();
+      if (std::chrono::steady_clock::now() > until) return;
     }
   }
 
@@ -115,9 +149,13 @@ class Pool {
   std::mutex lock_;
   std::condition_variable wake_, idle_;
   Job* job_ = nullptr;
+  std::atomic<uint64_t> posted_{0};  // jobs so far
+  std::atomic<int> awake_{0};        // of KeepAwake
   std::atomic<int> active_{0};
   int n_workers_ = 0;  // only changed while busy_ is held
 };
+
+namespace {
 
 std::atomic<Pool*> g_pool{nullptr};
 
@@ -144,6 +182,14 @@ void parallel_for(int64_t n_tasks, int n_threads, void (*task)(void*, int64_t) n
     if (pool != nullptr && pool->try_run(job)) return;
   }
   for (int64_t i = 0; i < n_tasks; ++i) task(context, i);
+}
+
+KeepAwake::KeepAwake(int n_threads) : pool_(n_threads > 1 && n_threads <= available_cpus() ? current_pool() : nullptr) {
+  if (pool_ != nullptr) pool_->keep_awake(1);
+}
+
+KeepAwake::~KeepAwake() {
+  if (pool_ != nullptr) pool_->keep_awake(-1);
 }
 
 int default_threads() {

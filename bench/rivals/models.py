@@ -1,4 +1,4 @@
-"""The pruned networks that all rivals run, written for them: python bench/rivals/models.py FOLDER [NET ...].
+"""The pruned networks and layers that all rivals run: python bench/rivals/models.py FOLDER [NET ...].
 
 Each gets FOLDER/NET with input.npy, want.npy (torch's outputs), kept.json, net.pt2 (torch.export) and net.pt
 (TorchScript). Weights are those of `pconv bench`: He-normal, pruned, calibrated.
@@ -13,12 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from pconv_ops.cases import BenchOptions, convs, net_cases
+from pconv_ops.cases import BenchOptions, LayerSpec, conv_cases, convs, net_cases, single_case
 
 # 6.98 times fewer weights in 3x3 layers (four of nine, of every 3.1th kernel); 1x1 layers 3.1 times, in blocks of four.
 RATE, BLOCK = 3.1, 4
-NETS = ("vgg16", "vgg16_cifar", "resnet18", "resnet50", "mobilenet_v2")
+NETS = ("vgg16", "vgg16_cifar", "resnet18", "resnet50", "resnet50_cifar", "mobilenet_v2", "mobilenet_v2_cifar")
+# The nine unique convolutions of VGG-16, as PCONV's Figure 8 has them; the first one stays dense.
+LAYERS = (
+    *("conv3x64x224", "conv64x64x224", "conv64x128x112", "conv128x128x112", "conv128x256x56"),
+    *("conv256x256x56", "conv256x512x28", "conv512x512x28", "conv512x512x14"),
+)
 
 
 def options_of(net: str) -> BenchOptions:
@@ -28,8 +34,23 @@ def options_of(net: str) -> BenchOptions:
     return BenchOptions(connectivity=RATE, connectivity_1x1=RATE, block=BLOCK)
 
 
+def model_of(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """(pruned model, input) of a network of NETS or a layer of LAYERS: conv<in>x<out>x<side>."""
+    if not name.startswith("conv"):
+        return net_cases(name, options_of(name))[:2]
+    ic, oc, side = map(int, name.removeprefix("conv").split("x"))
+    case = single_case(LayerSpec(ic, oc, side, side), BenchOptions(connectivity=RATE))
+    return nn.Sequential(case.conv).eval(), case.x
+
+
+def kept_macs(conv: nn.Conv2d, x: torch.Tensor) -> int:
+    """Multiply-adds of the weights that are left."""
+    with torch.inference_mode():
+        return int(torch.count_nonzero(conv.weight)) * conv(x).shape[-2:].numel()
+
+
 def write(net: str, folder: Path) -> None:
-    model, x, _ = net_cases(net, options_of(net))
+    model, x = model_of(net)
     folder.mkdir(parents=True, exist_ok=True)
     model.requires_grad_(False)
     with torch.inference_mode():
@@ -37,8 +58,12 @@ def write(net: str, folder: Path) -> None:
     np.save(folder / "input.npy", x.numpy())
     np.save(folder / "want.npy", want.numpy())
     weights = [conv.weight for _, conv in convs(model)]
-    kept = sum(int(torch.count_nonzero(w)) for w in weights)
-    (folder / "kept.json").write_text(json.dumps({"kept": kept, "weights": sum(w.numel() for w in weights)}))
+    counts = {
+        "kept": sum(int(torch.count_nonzero(w)) for w in weights),
+        "weights": sum(w.numel() for w in weights),
+        "kept_macs": sum(kept_macs(case.conv, case.x) for case in conv_cases(model, x)),
+    }
+    (folder / "kept.json").write_text(json.dumps(counts))
     torch.export.save(torch.export.export(model, (x,)), folder / "net.pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what converters read
@@ -46,7 +71,7 @@ def write(net: str, folder: Path) -> None:
 
 
 def main() -> int:
-    folder, nets = Path(sys.argv[1]), sys.argv[2:] or NETS
+    folder, nets = Path(sys.argv[1]), sys.argv[2:] or (*NETS, *LAYERS)
     for net in nets:
         write(net, folder / net)
         print(net, flush=True)

@@ -1,8 +1,9 @@
-"""The same pruned networks in every framework, interleaved: python bench/rivals/run.py [--nets ...] [--threads 1 2].
+"""The same pruned networks in every framework: python bench/rivals/run.py [--nets ... | --layers] [--threads 1 2].
 
-make rivals sets up the environments and runs it. Every framework is a process of its own (worker.py) with the network
+`make rivals` sets up the environments and runs it. Every framework is a process of its own (worker.py) with the network
 loaded; in each round all take a turn after a quiet moment, and the median over rounds counts. What does not return what
-torch returns does not count. Writes rivals-ISA.json, .md and .png.
+torch returns does not count. Writes rivals-ISA or layers-ISA
+(.json, .md, .png).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from models import NETS
+from models import LAYERS, NETS
 from table import write_report
 from worker import LOADERS, OWN_FORM
 
@@ -45,7 +46,7 @@ AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "NM_ARCH": "avx2",
 }
-AVX2_FRAMEWORKS = [name for name in LOADERS if name.startswith(OWN_FORM)] + ["DeepSparse"]
+AVX2_FRAMEWORKS = [name for name in LOADERS if name.startswith(OWN_FORM)] + ["OpenVINO", "DeepSparse"]
 
 
 @dataclass
@@ -175,6 +176,7 @@ def take_turns(turns: Sequence[tuple[Cell, Worker]], rounds: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--layers", action="store_true", help="the nine unique layers of VGG-16 instead of networks")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--frameworks", nargs="+", choices=list(LOADERS), default=list(LOADERS))
     parser.add_argument("--rounds", type=int, default=9)
@@ -184,11 +186,12 @@ def main() -> int:
     args = parser.parse_args()
     environment = AVX2 if args.avx2 else {}
     frameworks = [name for name in args.frameworks if not args.avx2 or name in AVX2_FRAMEWORKS]
+    nets = list(LAYERS) if args.layers else args.nets
     isa = "avx2" if args.avx2 else cpu_info()["isa"]
     cells: list[Cell] = []
     peaks: dict[str, float] = {}
     for threads in args.threads:
-        for net in args.nets:
+        for net in nets:
             row = [Cell(net, threads, framework) for framework in frameworks]
             cells += row
             with workers(row, args.models / net, environment) as turns:
@@ -197,7 +200,7 @@ def main() -> int:
             peaks[str(threads)] = max(peak, peaks.get(str(threads), 0.0))
             for cell in row:
                 print(f"{net}, {threads}: {cell.framework} {cell.reason or f'{cell.ms:.2f} ms'}", flush=True)
-    kept = {net: json.loads((args.models / net / "kept.json").read_text()) for net in args.nets}
+    kept = {net: json.loads((args.models / net / "kept.json").read_text()) for net in nets}
     facts = {
         "command": " ".join(["python bench/rivals/run.py", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
@@ -209,7 +212,7 @@ def main() -> int:
         "fma_peak_gflops": peaks,
         "weights": kept,
     }
-    write_report(args.out / f"rivals-{isa}", facts, [asdict(cell) for cell in cells])
+    write_report(args.out / f"{'layers' if args.layers else 'rivals'}-{isa}", facts, [asdict(cell) for cell in cells])
     return 0
 
 

@@ -27,13 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def _eager(folder: Path, threads: int) -> Any:
     """The pruned network itself, the same numbers as in the files."""
     import torch
-    from models import options_of
-
-    from pconv_ops.cases import net_cases
+    from models import model_of
 
     torch.set_num_threads(threads)
-    model, _, _ = net_cases(folder.name, options_of(folder.name))
-    return model.requires_grad_(False)
+    return model_of(folder.name)[0].requires_grad_(False)
 
 
 def _torch(folder: Path, x: np.ndarray, threads: int, layout: str = "contiguous_format", compiled: bool = False) -> Run:

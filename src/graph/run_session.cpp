@@ -87,6 +87,7 @@ pconv_status run_session(pconv_session* session, const pconv_session_args& args)
   if (!running.mine()) return fail(PCONV_INVALID_ARGUMENT, "session: is running in another thread");
   if (const pconv_status s = check_args(*session, args)) return s;
   const int n_threads = args.n_threads > 0 ? args.n_threads : default_threads();
+  const KeepAwake awake(n_threads);
   double* seconds = args.step_seconds;
   for (Step& step : session->steps) {
     const double start = seconds != nullptr ? seconds_now() : 0;

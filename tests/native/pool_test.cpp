@@ -150,6 +150,56 @@ TEST(every_task_runs_once_on_at_most_n_threads) {
   alarm(0);
 }
 
+// Forks; the child runs `body` under an alarm and exits with its result. Returns true if the child returned true in
+// time.
+template <typename Body>
+bool in_child(Body body) {
+  const pid_t pid = fork();
+  REQUIRE(pid >= 0, "fork failed");
+  if (pid == 0) {
+    signal(SIGALRM, SIG_DFL);
+    alarm(kAlarmSeconds / 2);
+    _exit(body() ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(waitpid(pid, &status, 0) == pid, "waitpid failed");
+  if (WIFSIGNALED(status))
+    CHECK(false, "the child died of signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+void count(void* context, int64_t index) noexcept {
+  ++static_cast<Counted*>(context)->calls[static_cast<size_t>(index)];
+}
+
+// Calls that follow each other at once, after a while, and after so long that workers sleep; from two threads; in a
+// child.
+bool calls_are_whole_while_awake(int n_calls) {
+  const pconv::KeepAwake awake(2);
+  std::atomic<int> n_bad{0};
+  const auto caller = [&] {
+    for (int i = 0; i < n_calls; ++i) {
+      Counted counted(1 + i % 5, 0);
+      pconv::parallel_for(1 + i % 5, 2 + i % 3, count, &counted);
+      for (const std::atomic<int>& calls : counted.calls) n_bad += calls != 1;
+      if (i % 50 == 49) std::this_thread::sleep_for(std::chrono::microseconds(i % 100 == 99 ? 1500 : 100));
+    }
+  };
+  std::thread other(caller);
+  caller();
+  other.join();
+  return n_bad == 0;
+}
+
+TEST(workers_that_are_kept_awake_lose_no_task) {
+  alarm(kAlarmSeconds);
+  const int n_calls = options().soak ? 100000 : 2000;
+  CHECK(calls_are_whole_while_awake(n_calls), "a task did not run once");
+  const pconv::KeepAwake awake(2);
+  CHECK(in_child([] { return calls_are_whole_while_awake(200); }), "a task did not run once in a child");
+  alarm(0);
+}
+
 TEST(several_threads_take_part) {
   alarm(kAlarmSeconds);
   bool seen = false;
@@ -197,24 +247,6 @@ TEST(busy_pool_makes_callers_run_inline) {
   gate.open = true;
   holder.join();
   alarm(0);
-}
-
-// Forks; the child runs `body` under an alarm and exits with its result. Returns true if the child returned true in
-// time.
-template <typename Body>
-bool in_child(Body body) {
-  const pid_t pid = fork();
-  REQUIRE(pid >= 0, "fork failed");
-  if (pid == 0) {
-    signal(SIGALRM, SIG_DFL);
-    alarm(kAlarmSeconds / 2);
-    _exit(body() ? 0 : 1);
-  }
-  int status = 0;
-  REQUIRE(waitpid(pid, &status, 0) == pid, "waitpid failed");
-  if (WIFSIGNALED(status))
-    CHECK(false, "the child died of signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 // Threads of a forked child: qemu-user aborts in its own code when such a child starts one (seen with qemu 7.2 and a
