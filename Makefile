@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help demo test soak bench bench-check bench-sweep fashion-mnist lint aarch64 aarch64-count clean \
-        rivals fuzz wheel wheel-aarch64 build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
+        rivals reproduce fuzz wheel wheel-aarch64 build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
@@ -39,6 +39,7 @@ help:
 	@echo "make bench-check    the speed lines that a release must meet"
 	@echo "make bench-sweep    time against density of each kind of layer, into docs/results/"
 	@echo "make rivals         the same pruned networks in other frameworks, into docs/results/ (gigabytes from pip)"
+	@echo "make reproduce      the paper's tables and figures on this machine, into docs/results/"
 	@echo "make fashion-mnist  accuracy against compression on Fashion-MNIST, into runs/fashion_mnist (hours)"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
@@ -149,17 +150,18 @@ bench-check: build aarch64
 bench-sweep: build
 	$(PY) bench/sweeps.py
 
-# The other frameworks live in environments of their own. A rival that cannot be installed is reported by run.py: pip's
-# failure does not end make.
+# The other frameworks live in environments of their own; DeepSparse, which its makers have ended, may be missing.
 RIVALS := build/rivals
 build/stamps/rivals: bench/rivals/requirements.txt bench/rivals/requirements-deepsparse.txt
 	test -x $(RIVALS)/main/bin/python || $(PYTHON) -m venv $(RIVALS)/main
 	$(RIVALS)/main/bin/pip install --quiet -r bench/rivals/requirements.txt
 	test -x $(RIVALS)/deepsparse/bin/python || $(PYTHON) -m venv $(RIVALS)/deepsparse
-	-$(RIVALS)/deepsparse/bin/pip install --quiet -r bench/rivals/requirements-deepsparse.txt
+	$(RIVALS)/deepsparse/bin/pip install --quiet -r bench/rivals/requirements-deepsparse.txt || \
+	  echo "DeepSparse cannot be installed: its rows will say so"
 	@mkdir -p $(@D) && touch $@
 
-build/stamps/rivals-models: build/stamps/rivals build/stamps/package bench/rivals/models.py bench/rivals/convert.py
+build/stamps/rivals-models: build/stamps/rivals bench/rivals/models.py bench/rivals/convert.py \
+    $(addprefix pconv_ops/,cases.py patterns.py prune.py projections.py zoo.py) | build/stamps/package
 	$(PY) bench/rivals/models.py $(RIVALS)/models
 	@set -e; for net in $(RIVALS)/models/*; do $(RIVALS)/main/bin/python bench/rivals/convert.py $$net; done
 	@touch $@
@@ -167,6 +169,16 @@ build/stamps/rivals-models: build/stamps/rivals build/stamps/package bench/rival
 rivals: build/stamps/rivals-models
 	$(PY) bench/rivals/run.py
 	$(PY) bench/rivals/run.py --avx2 --threads 1
+	$(PY) bench/rivals/run.py --layers --threads 1
+	$(PY) bench/rivals/readme.py
+
+# The tables and figures of the paper; figures need what make rivals measured.
+reproduce: build native
+	@ls docs/results/rivals-*.json docs/results/layers-*.json >/dev/null || { echo "first: make rivals"; exit 1; }
+	$(PY) bench/reproduce/pattern_counts.py
+	$(PY) bench/reproduce/techniques.py
+	$(PY) bench/reproduce/scaling.py
+	$(PY) bench/reproduce/figures.py
 
 # A wrong LAYER is noticed before minutes of building.
 aarch64-count: build/stamps/venv

@@ -95,7 +95,7 @@ static inline V read_input(TENSOR x, Place p, const int shift) {
 #endif
 }
 
-// Adds one tap of a kernel: its inputs for the first row begin at p; w [OCB].
+// Adds one tap of a kernel: its inputs for the first row begin at p, for shift see read_input; w [OCB].
 static inline void add_tap(TENSOR x, Place p, const int shift, __global const float* w, V* sums) {
 #pragma unroll
   for (int r = 0; r < ROWS; ++r) {

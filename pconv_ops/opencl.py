@@ -198,8 +198,7 @@ class OpenCLModel(CompiledModel):
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         keys = self._layer_keys(shapes)
         times: dict[str, dict[Tile | None, float]] = {}
-        images = self._usual.lanes == TEXEL and self._usual.max_texels > 0
-        for tile in (None, *candidates(self._usual.lanes, images)):
+        for tile in (None, *candidates(self._usual.lanes, self._usual.max_texels > 0)):
             tiles = {} if tile is None else dict.fromkeys(keys.values(), tile)
             for node, ms in self._times_with(tiles, tensors, runs).items():
                 if node in keys:
@@ -253,9 +252,10 @@ def _usual_target(device: Device, half: bool) -> Target:
     first cache is that of its images (docs/PERFORMANCE.md, OpenCL)."""
     name = device.info.title.lower()
     if device.info.kind == "cpu":
-        return Target(8, half, max_texels=device.max_texels, by_row=True)
+        return Target(8, half, by_row=True)
     lanes = 4 if any(word in name for word in ("adreno", "mali", "powervr")) else 1
-    return Target(lanes, half, images="adreno" in name, max_texels=device.max_texels)
+    texels = device.max_texels if lanes == TEXEL else 0
+    return Target(lanes, half, images="adreno" in name, max_texels=texels)
 
 
 def _as_numpy(x: Any) -> Any:

@@ -1,5 +1,6 @@
-"""A network planned for input shapes on an OpenCL device: one arena for all activations, kernels with their arguments
-set, run in order on one queue. Nothing is built, allocated or uploaded after planning but inputs and outputs.
+"""A network planned for input shapes on an OpenCL device: one arena for activations (buffers of their own for those
+that are read as images), kernels with their arguments set, run in order on one queue. Nothing is built, allocated or
+uploaded after planning but inputs and outputs.
 """
 
 from __future__ import annotations
@@ -169,8 +170,9 @@ class Session:
             (sum(r.n_bytes for r in regions.values() if r.first <= i <= r.last) for i in range(end + 1)), default=0
         )
         most = self.device.info.handle.max_mem_alloc_size
-        if in_arena > most:
-            raise MemoryError(f"opencl: activations take {in_arena} bytes, the device allows {most} at once")
+        largest = max([in_arena, *(there[0].n_bytes for there in shared)])
+        if largest > most:
+            raise MemoryError(f"opencl: activations take {largest} bytes, the device allows {most} at once")
         with translated(f"allocate {self.arena_bytes} bytes"):
             self.parts = self._allocate(regions, in_arena, shared)
 

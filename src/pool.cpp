@@ -1,6 +1,6 @@
 // Own pool, no OpenMP: torch carries an OpenMP runtime of its own and two of them fight over the cores.
-// Workers start when first needed and sleep when idle. The pool is never destroyed: after a fork the child finds
-// another process id in it, leaves it behind (its threads do not exist there) and makes a new one.
+// Workers start when first needed and sleep when idle, but for KeepAwake. The pool is never destroyed: after a fork the
+// child finds another process id in it, leaves it behind (its threads do not exist there) and makes a new one.
 #include "pool.h"
 
 #include <pthread.h>
@@ -26,7 +26,7 @@ std::atomic<int> g_default_threads{0};  // 0: not set yet
 // followed by one for all.
 constexpr auto kLooking = std::chrono::milliseconds(1);
 
-inline void pause() {
+inline void relax_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -62,16 +62,18 @@ class Pool {
   bool try_run(Job& job) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
     const int wanted = job.places;
+    int asleep = wanted;  // of the wanted workers
     {
       std::lock_guard<std::mutex> lock(lock_);
       start_workers(wanted);
       job_ = &job;
+      asleep -= n_looking_ < wanted ? n_looking_ : wanted;
       posted_.fetch_add(1, std::memory_order_release);
     }
-    if (wanted >= n_workers_) {  // nothing where all of them look for work
+    if (asleep >= n_workers_) {
       wake_.notify_all();
     } else {
-      for (int i = 0; i < wanted; ++i) wake_.notify_one();
+      for (int i = 0; i < asleep; ++i) wake_.notify_one();
     }
     job.work();
     {
@@ -106,11 +108,14 @@ class Pool {
   void worker() {
     std::unique_lock<std::mutex> lock(lock_);
     for (;;) {
-      if (!has_place() && awake_.load(std::memory_order_relaxed) > 0) {
+      const auto until = std::chrono::steady_clock::now() + kLooking;
+      while (!has_place() && looks_for_work() && std::chrono::steady_clock::now() < until) {
         const uint64_t seen = posted_.load(std::memory_order_relaxed);  // changes under the lock alone
+        ++n_looking_;
         lock.unlock();
-        look_for_work(seen);
+        look_for_work(seen, until);
         lock.lock();
+        --n_looking_;
       }
       wake_.wait(lock, [this] { return has_place(); });
       Job* job = job_;
@@ -123,11 +128,13 @@ class Pool {
     }
   }
 
-  // Until a job is posted after number `seen`, or it has taken too long.
-  void look_for_work(uint64_t seen) const {
-    const auto until = std::chrono::steady_clock::now() + kLooking;
-    while (posted_.load(std::memory_order_acquire) == seen && awake_.load(std::memory_order_relaxed) > 0) {
-      pause();
+  // With two of KeepAwake there are two callers, for whom workers that look may leave no CPU.
+  bool looks_for_work() const { return awake_.load(std::memory_order_relaxed) == 1; }
+
+  // Until a job is posted after number `seen`.
+  void look_for_work(uint64_t seen, std::chrono::steady_clock::time_point until) const {
+    while (posted_.load(std::memory_order_acquire) == seen && looks_for_work()) {
+      relax_cpu();
       if (std::chrono::steady_clock::now() > until) return;
     }
   }
@@ -152,6 +159,7 @@ class Pool {
   std::atomic<uint64_t> posted_{0};  // jobs so far
   std::atomic<int> awake_{0};        // of KeepAwake
   std::atomic<int> active_{0};
+  int n_looking_ = 0;  // workers that look for work; guarded by the lock
   int n_workers_ = 0;  // only changed while busy_ is held
 };
 

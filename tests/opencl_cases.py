@@ -12,6 +12,8 @@ CONVS = {
     "pattern, dilation 2": (12, 8, 3, 1, 2, 2, 1, (11, 9), 2, None),
     "12 patterns": (16, 24, 3, 1, 1, 1, 1, (9, 9), 2.5, PatternSet.random(12, seed=1)),
     "no padding": (16, 8, 3, 1, 0, 1, 1, (14, 15), 2.5, None),
+    "no padding, whole texels": (16, 8, 3, 1, 0, 1, 1, (14, 16), 2.5, None),
+    "1x1, whole texels": (24, 20, 1, 1, 0, 1, 1, (6, 10), None, None),
     "groups": (16, 24, 3, 1, 1, 1, 4, (7, 7), 2, None),
     "small map": (32, 40, 3, 1, 1, 1, 1, (2, 2), 3, None),
     "one pixel": (8, 8, 3, 1, 1, 1, 1, (1, 1), 2, None),

@@ -14,8 +14,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rivals"))
 
 from page import OTHER, OURS, parser_of, table, write
+from table import MARKED, fastest_rival, grouped
 from table import OURS as OUR_FRAMEWORK
-from table import fastest_rival, grouped
 
 from pconv_ops.info import cpu_info
 
@@ -24,14 +24,20 @@ NETS = ("vgg16", "resnet50", "mobilenet_v2", "vgg16_cifar", "resnet50_cifar", "m
 PAPER = "On a Galaxy S10's CPU the paper is 1.7 to 6.3 times faster than MNN and 9.4 to 39.2 times than TFLite."
 
 
+def facts_of(measured: dict[str, Any]) -> dict[str, Any]:
+    """Where and when it was measured, not drawn."""
+    return {key: measured[key] for key in ("date", "cpu", "isa")}
+
+
 def figure7(out: Path, isa: str, measured: dict[str, Any]) -> None:
     cells = [cell for cell in measured["cells"] if cell["net"] in NETS and cell["threads"] == 1]
     columns = {net: own for (net, _), own in grouped(cells).items()}
-    nets = [net for net in NETS if net in columns]
     frameworks = list(dict.fromkeys(cell["framework"] for cell in cells))
     ms = {(cell["net"], cell["framework"]): cell["ms"] for cell in cells}
+    nets = [net for net in NETS if net in columns and ms[net, OUR_FRAMEWORK]]
     lines = [
-        [name] + [f"{ms[net, name] / ms[net, OUR_FRAMEWORK]:.2f}x" if ms[net, name] else "failed" for net in nets]
+        [name + (" (not fp32)" if name in MARKED else "")]
+        + [f"{ms[net, name] / ms[net, OUR_FRAMEWORK]:.2f}x" if ms[net, name] else "failed" for net in nets]
         for name in frameworks
     ]
     lines.append([f"{OUR_FRAMEWORK}, ms", *(f"{ms[net, OUR_FRAMEWORK]:.2f}" for net in nets)])
@@ -40,7 +46,11 @@ def figure7(out: Path, isa: str, measured: dict[str, Any]) -> None:
         for axes, net in zip(figure.subplots(2, 3).flat, nets, strict=False):
             shown = [name for name in frameworks if ms[net, name]]
             colours = [OURS if name.startswith("pconv") else OTHER for name in shown]
-            axes.barh(shown, [ms[net, name] for name in shown], color=colours)
+            axes.barh(
+                [name + ("*" if name in MARKED else "") for name in shown],
+                [ms[net, name] for name in shown],
+                color=colours,
+            )
             axes.invert_yaxis()
             axes.tick_params(labelsize=6)
             axes.set_title(f"{net}, ms", fontsize=8)
@@ -49,7 +59,15 @@ def figure7(out: Path, isa: str, measured: dict[str, Any]) -> None:
 {PAPER}
 
 {table(["", *nets], lines)}"""
-    write(out / f"figure7-{isa}", "Networks and frameworks (PCONV, Figure 7)", text, cells, draw, size=(11, 6))
+    write(
+        out / f"figure7-{isa}",
+        "Networks and frameworks (PCONV, Figure 7)",
+        text,
+        cells,
+        draw,
+        size=(11, 6),
+        **facts_of(measured),
+    )
 
 
 def figure8(out: Path, isa: str, measured: dict[str, Any]) -> None:
@@ -59,8 +77,10 @@ def figure8(out: Path, isa: str, measured: dict[str, Any]) -> None:
     for (layer, _), own in grouped(cells).items():
         by_name = {cell["framework"]: cell["ms"] for cell in own}
         rival = fastest_rival(own)
-        assert rival is not None
-        mnn = min(ms for name, ms in by_name.items() if name.startswith("MNN") and ms)
+        mnn = min((ms for name, ms in by_name.items() if name.startswith("MNN") and ms), default=None)
+        if rival is None or mnn is None or not by_name[OUR_FRAMEWORK]:
+            print(f"{layer}: ours, MNN or every rival failed: left out", file=sys.stderr)
+            continue
         times = {"ours": by_name[OUR_FRAMEWORK], "MNN": mnn, "best": rival["ms"]}
         gflops = {name: 2e-6 * macs[layer] / ms for name, ms in times.items()}
         rows.append({"layer": layer, "rival": rival["framework"], "ms": times, "gflops": gflops})
@@ -84,7 +104,7 @@ def figure8(out: Path, isa: str, measured: dict[str, Any]) -> None:
 an algorithm does beyond the kept weights does not count.
 
 {table(headers, lines)}"""
-    write(out / f"figure8-{isa}", "Layers of VGG-16 (PCONV, Figure 8)", text, rows, draw)
+    write(out / f"figure8-{isa}", "Layers of VGG-16 (PCONV, Figure 8)", text, rows, draw, **facts_of(measured))
 
 
 def main() -> int:

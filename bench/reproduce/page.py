@@ -40,7 +40,7 @@ def write(
     """STEM.json, .md and, where `draw` draws into a figure, .png. text: Markdown below the title."""
     info = cpu_info()
     about = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "cpu": info["model"]}
-    about |= {"isa": info["isa"], **facts}
+    about |= {"isa": info["isa"], **facts}  # facts may say that all this was elsewhere
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     head = f"# {title}\n\n`{about['command']}`, {about['date']}: {about['cpu']}, {about['isa']}.\n\n"

@@ -67,7 +67,7 @@ that loads inputs for each tap. The gains are not multiplied: a stream of taps h
         axes.legend()
 
     title = "Filter kernel reorder and load redundancy elimination"
-    write(args.out / f"techniques-{args.isa}", title, text, rows, draw)
+    write(args.out / f"techniques-{args.isa}", title, text, rows, draw, isa=args.isa)
     return 0
 
 

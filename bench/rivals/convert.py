@@ -64,20 +64,33 @@ FORMS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def made(folder: Path, form: str) -> str:
+    """Makes a form in a process of its own, since converters may crash; why there is none, or ''."""
+    for old in (form, form.replace(".param", ".bin")):
+        (folder / old).unlink(missing_ok=True)
+    command = [sys.executable, __file__, str(folder), form]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    except subprocess.TimeoutExpired as error:
+        return str(error)
+    if done.returncode != 0:
+        return f"status {done.returncode}: {' '.join(done.stderr.strip().splitlines()[-3:])[-400:]}"
+    return "" if (folder / form).exists() else f"the converter wrote no {form}"
+
+
 def main() -> int:
     folder = Path(sys.argv[1])
-    warnings.simplefilter("ignore")
-    for form, make in FORMS.items():
+    if len(sys.argv) > 2:
+        warnings.simplefilter("ignore")
+        FORMS[sys.argv[2]](folder)
+        return 0
+    for form in FORMS:
+        why = made(folder, form)
         failed = folder / f"{form}.failed"
         failed.unlink(missing_ok=True)
-        try:
-            make(folder)
-            if not (folder / form).exists():
-                raise FileNotFoundError(f"the converter wrote no {form}")
-            print(f"{folder.name}/{form}", flush=True)
-        except Exception as error:  # any reason is a result: the rival cannot run the model
-            failed.write_text(f"{type(error).__name__}: {error}\n")
-            print(f"{folder.name}/{form}: FAILED {error}", flush=True)
+        if why:
+            failed.write_text(why + "\n")
+        print(f"{folder.name}/{form}{': FAILED ' if why else ''}{why}", flush=True)
     return 0
 
 

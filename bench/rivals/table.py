@@ -70,7 +70,7 @@ def markdown(facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> st
 
 
 def draw(path: Path, facts: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:
-    """Bars: how many times as long as ours each framework takes."""
+    """Bars of milliseconds, a plot for each network and number of threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

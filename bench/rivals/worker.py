@@ -42,7 +42,7 @@ def _torch(folder: Path, x: np.ndarray, threads: int, layout: str = "contiguous_
         model = torch.compile(model, options={"freezing": True})  # packs the weights beforehand
 
     def run() -> Any:
-        with torch.no_grad():
+        with torch.inference_mode():
             return model(tensor)
 
     return run
@@ -72,7 +72,7 @@ def _openvino(folder: Path, x: np.ndarray, threads: int, precision: str | None =
     if precision is not None:
         options["INFERENCE_PRECISION_HINT"] = precision
     request = openvino.Core().compile_model(str(folder / "net.onnx"), "CPU", options).create_infer_request()
-    return lambda: request.infer([x])[0]
+    return lambda: request.infer([x], share_inputs=True, share_outputs=True)[0]
 
 
 def _openvino_default(folder: Path, x: np.ndarray, threads: int) -> Run:
@@ -137,7 +137,7 @@ def _deepsparse(folder: Path, x: np.ndarray, threads: int) -> Run:
     import deepsparse
 
     engine = deepsparse.compile_model(str(folder / "net13.onnx"), batch_size=1, num_cores=threads)
-    return lambda: engine.run([x])[0]
+    return lambda: engine.run([x], val_inp=False)[0]
 
 
 def _pconv(folder: Path, x: np.ndarray, threads: int, compiled: bool = False) -> Run:
@@ -153,7 +153,7 @@ def _pconv(folder: Path, x: np.ndarray, threads: int, compiled: bool = False) ->
     converted = pconv_ops.convert(model, tensor)
 
     def run() -> Any:
-        with torch.no_grad():
+        with torch.inference_mode():
             return converted(tensor)
 
     return run
