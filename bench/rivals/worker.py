@@ -164,8 +164,13 @@ def _pconv_compiled(folder: Path, x: np.ndarray, threads: int) -> Run:
 
 
 OWN_FORM = ("pconv", "PyTorch", "torch")  # need no file of convert.py
-FORMS = {"MNN": "net.mnn", "MNN sparse": "net_sparse.mnn", "ncnn": "net.ncnn.param", "LiteRT": "net.tflite"}
-FORMS["DeepSparse"] = "net13.onnx"  # others: net.onnx
+FORMS = {  # others: net.onnx
+    "MNN": "net.mnn",
+    "MNN sparse": "net_sparse.mnn",
+    "ncnn": "net.ncnn.param",
+    "LiteRT": "net.tflite",
+    "DeepSparse": "net13.onnx",
+}
 LOADERS: dict[str, tuple[str, Loader]] = {  # (distribution, loader)
     "pconv_ops compiled": ("pconv-ops", _pconv_compiled),
     "pconv_ops converted": ("pconv-ops", _pconv),
