@@ -1,5 +1,5 @@
-// Threads and processes: many callers of one plan, nested and busy calls, forks, the default number of threads, and the
-// forced ISA. Anything that hangs dies by alarm.
+// Threads and processes: many callers of one plan, nested and busy calls, forks, and the default number of threads.
+// Anything that hangs dies by alarm.
 #include "pool.h"
 
 #include <sys/wait.h>
@@ -7,10 +7,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <set>
 #include <thread>
 
-#include "support.h"
+#include "shared_layer.h"
 
 namespace pconv_test {
 namespace {
@@ -20,39 +19,6 @@ constexpr unsigned kAlarmSeconds = 1200;  // the long counts need more than two 
 #else
 constexpr unsigned kAlarmSeconds = 120;
 #endif
-
-// A layer large enough that every thread gets work.
-struct Bench {
-  Packed packed;
-  Plan planned;
-  std::vector<float> x;
-  size_t out_size = 16 * 40 * 40;
-
-  Bench() {
-    Rng rng(options().seed);
-    Layer layer = make_layer(16, 8, 1, 1);
-    for (float& w : layer.weights) w = rng.chance(0.4) ? static_cast<float>(rng.unit() - 0.5) : 0.0f;
-    packed = pack(layer);
-    planned = plan(packed, {1, 40, 40, PCONV_NCHW, options().isa, ""});
-    x.resize(8 * 40 * 40);
-    for (float& v : x) v = static_cast<float>(rng.unit() - 0.5);
-  }
-  // False if the call failed. Safe on any thread.
-  bool run_into(std::vector<float>& y, int n_threads) const {
-    y.assign(out_size, kNaN);
-    const pconv_run_args args = {x.data(), nullptr, y.data(), -kInf, kInf, n_threads};
-    return pconv_run_plan(planned.get(), &args) == PCONV_OK;
-  }
-  std::vector<float> output(int n_threads) const {
-    std::vector<float> y;
-    REQUIRE(run_into(y, n_threads), "run: %s", pconv_last_error());
-    return y;
-  }
-};
-
-bool equal(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 
 TEST(concurrent_runs_of_one_plan) {
   alarm(kAlarmSeconds);
@@ -339,82 +305,6 @@ TEST(default_number_of_threads) {
     REQUIRE(pconv_set_num_threads(n) == PCONV_OK, "%s", pconv_last_error());
     CHECK(equal(bench.output(0), want), "n_threads = 0 gives other bytes with %d threads", n);
   }
-}
-
-// Sets PCONV_FORCE_ISA for its lifetime.
-class ForcedIsa {
- public:
-  explicit ForcedIsa(const char* value) { setenv("PCONV_FORCE_ISA", value, 1); }
-  ~ForcedIsa() { old_.empty() ? unsetenv("PCONV_FORCE_ISA") : setenv("PCONV_FORCE_ISA", old_.c_str(), 1); }
-
- private:
-  std::string old_ = getenv("PCONV_FORCE_ISA") ? getenv("PCONV_FORCE_ISA") : "";
-};
-
-TEST(forced_isa_that_does_not_exist) {
-  const Bench bench;
-  for (const char* name : {"avx9", "AVX512", "scalar ", "neon,avx512"}) {
-    const ForcedIsa forced(name);
-    set_context(format("PCONV_FORCE_ISA=%s", name));
-    const char* got = nullptr;
-    CHECK(pconv_get_isa(&got) == PCONV_UNAVAILABLE, "it was accepted");
-    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0};
-    pconv_plan* p = nullptr;
-    CHECK(pconv_plan_conv(bench.packed.get(), &plan_options, &p) == PCONV_UNAVAILABLE, "a plan was made");
-    const std::string text = pconv_last_error();
-    CHECK(text.find("PCONV_FORCE_ISA") != std::string::npos, "the text does not name the variable: %s", text.c_str());
-    pconv_isa_info isa{};
-    for (int i = 0; pconv_list_isa(i, &isa); ++i) {
-      const bool listed = text.find(isa.name, text.find(':')) != std::string::npos;
-      CHECK(!isa.supported || listed, "the text does not list %s: %s", isa.name, text.c_str());
-    }
-  }
-}
-
-TEST(forced_isa_runs) {
-  const Bench bench;
-  pconv_isa_info isa{};
-  for (int i = 0; pconv_list_isa(i, &isa); ++i) {
-    const ForcedIsa forced(isa.name);
-    set_context(format("PCONV_FORCE_ISA=%s", isa.name));
-    const char* got = nullptr;
-    const pconv_status status = pconv_get_isa(&got);
-    if (!isa.supported) {
-      CHECK(status == PCONV_UNAVAILABLE, "an ISA that this CPU lacks: %s", pconv_status_name(status));
-      continue;
-    }
-    REQUIRE(status == PCONV_OK && got == std::string(isa.name), "%s", pconv_last_error());
-    const Plan p = plan(bench.packed, {1, 40, 40, PCONV_NCHW, "", ""});
-    const pconv_plan_info info = query(p);
-    CHECK(info.isa == std::string(isa.name), "the plan is for %s", info.isa);
-    const std::string ukernel = info.ukernel, suffix = std::string("_") + isa.name;
-    CHECK(ukernel.size() > suffix.size() && ukernel.substr(ukernel.size() - suffix.size()) == suffix, "it runs %s",
-          ukernel.c_str());
-  }
-}
-
-// Every name in the table parses back to its parameters: f32_<body>[_s<stride>|<block>]_<rows>x<vectors>_<isa>.
-TEST(ukernel_names_parse_back) {
-  pconv_ukernel_info row{};
-  std::set<std::string> names;
-  for (int n = 0; pconv_list_ukernel(n, &row); ++n) {
-    char body[16] = "", isa[16] = "";
-    int stride = 0, block = 0, rows = 0, vectors = 0;
-    const std::string name = row.name;
-    const bool strided =
-        std::sscanf(row.name, "f32_%15[a-z0-9]_s%d_%dx%d_%15s", body, &stride, &rows, &vectors, isa) == 5;
-    const bool blocked =
-        !strided && std::sscanf(row.name, "f32_%15[a-z]%d_%dx%d_%15s", body, &block, &rows, &vectors, isa) == 5;
-    const bool plain =
-        !strided && !blocked && std::sscanf(row.name, "f32_%15[a-z]_%dx%d_%15s", body, &rows, &vectors, isa) == 4;
-    CHECK(strided || blocked || plain, "%s does not parse", row.name);
-    CHECK(body == std::string(row.body) && isa == std::string(row.isa) && rows == row.rows && vectors == row.vectors &&
-              stride == row.stride && block == row.block,
-          "%s is not what its parameters say", row.name);
-    CHECK(row.lanes >= 1, "%s has %d lanes", row.name, row.lanes);
-    CHECK(names.insert(name).second, "%s stands twice", row.name);
-  }
-  CHECK(!names.empty(), "the table is empty");
 }
 
 }  // namespace
