@@ -77,6 +77,13 @@ static inline void write_lanes(V v, __global T* p, int n) {
   }
 }
 
+static inline V read_lanes(__global const T* p, int n) {
+  if (n >= LANES) return VREAD(p);
+  float lanes[LANES];
+  for (int i = 0; i < LANES; ++i) lanes[i] = i < n ? READ(p, i) : 0.0f;
+  return PRIVATE_READ(lanes);
+}
+
 static inline V clamped(V x, float low, float high) {  // fmin and fmax would lose a NaN
   x = x < (V)(low) ? (V)(low) : x;
   return x > (V)(high) ? (V)(high) : x;

@@ -11,8 +11,17 @@
 #ifndef VECTORS
 #define VECTORS 1
 #endif
+#ifndef WIDTH  // outputs along a row; where it is no multiple of LANES, the last vector repeats some of the one before
+#define WIDTH (VECTORS * LANES)
+#endif
 #ifndef PITCH  // floats from a row of the packed input to the next
 #define PITCH 64
+#endif
+#ifndef ALONG  // floats from the inputs of an item to those of its neighbour along the row
+#define ALONG WIDTH
+#endif
+#ifndef DOWN  // and along the column
+#define DOWN (ROWS * PITCH)
 #endif
 #ifndef PLANE  // floats from a channel of the packed input to the next
 #define PLANE 4096
@@ -31,6 +40,9 @@
 #endif
 #ifndef N_TILES  // items along a column
 #define N_TILES 14
+#endif
+#ifndef TILED  // 1: inputs are packed tile by tile, and a work-group of a CPU has the filters of one tile
+#define TILED 0
 #endif
 #ifndef N_GROUPS  // of OCB filters
 #define N_GROUPS 64
@@ -63,11 +75,17 @@ typedef struct Item {
 } Item;
 
 #define SUMS (OCB * ROWS * VECTORS)
+#define COLUMN_OF(v) ((v) * LANES < WIDTH - LANES ? (v) * LANES : WIDTH - LANES)
 
 static inline Item this_item() {
   Item item;
-  item.column = get_global_id(0), item.tile = get_global_id(1);
   const int z = get_global_id(2);
+#if TILED
+  const int at = get_global_id(1);
+  item.tile = at / N_COLUMNS, item.column = at - item.tile * N_COLUMNS;
+#else
+  item.column = get_global_id(0), item.tile = get_global_id(1);
+#endif
   item.image = z / N_GROUPS, item.group = z - item.image * N_GROUPS;
   item.inside = item.column < N_COLUMNS && item.tile < N_TILES && item.image < N_IMAGES;
   return item;
@@ -75,7 +93,7 @@ static inline Item this_item() {
 
 // Where the inputs of an item's first output begin, for a tap at the corner of the window.
 static inline Place first_input(TENSOR x, const Item item) {
-  return ORIGIN(x) + (size_t)item.image * IN_IMAGE + item.tile * (ROWS * PITCH) + item.column * (VECTORS * LANES);
+  return ORIGIN(x) + (size_t)item.image * IN_IMAGE + item.tile * DOWN + item.column * ALONG;
 }
 
 static inline void set_to_zero(V* sums) {
@@ -101,7 +119,7 @@ static inline void add_tap(TENSOR x, Place p, const int shift, __global const fl
   for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
     for (int v = 0; v < VECTORS; ++v) {
-      const V in = read_input(x, p + r * PITCH + v * LANES, shift);
+      const V in = read_input(x, p + r * PITCH + COLUMN_OF(v), shift);
 #pragma unroll
       for (int o = 0; o < OCB; ++o) {
         const int i = (o * ROWS + r) * VECTORS + v;
@@ -111,8 +129,14 @@ static inline void add_tap(TENSOR x, Place p, const int shift, __global const fl
   }
 }
 
+// Of the vector of outputs at a column: how many lie in the map. row: where its row begins.
+static inline int lanes_inside(const int row, const int column) {
+  const int of_row = OUT_W - column, of_map = OUT_COUNT - row - column;
+  return of_row < of_map ? of_row : of_map;
+}
+
 // filters, bias, slopes [N_GROUPS * OCB]: the output channel of each, -1 where a group is not full.
-static inline void finish(const Item item, const V* sums, __global const int* filters, __global const float* bias,
+static inline void finish(const Item item, V* sums, __global const int* filters, __global const float* bias,
                    __global const float* slopes, __global const T* residual, __global T* y, float alpha, float beta,
                    int out_channels) {
 #pragma unroll
@@ -121,29 +145,29 @@ static inline void finish(const Item item, const V* sums, __global const int* fi
     if (channel < 0) continue;
     const size_t plane = ((size_t)item.image * out_channels + channel) * OUT_COUNT;
 #pragma unroll
-    for (int i = 0; i < ROWS * VECTORS; ++i) {
-      const int column = item.column * (VECTORS * LANES) + i % VECTORS * LANES;
-      const int at = (item.tile * ROWS + i / VECTORS) * OUT_W + column;
-      const int of_row = OUT_W - column, of_map = OUT_COUNT - at;
-      const int n = of_row < of_map ? of_row : of_map;
-      if (n <= 0) continue;
-      V sum = sums[o * (ROWS * VECTORS) + i] + bias[filter];
+    for (int r = 0; r < ROWS; ++r) {
+      const int row = (item.tile * ROWS + r) * OUT_W, column = item.column * WIDTH;
+      V* const of_row = sums + (o * ROWS + r) * VECTORS;
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {  // all residuals before a store: vectors may share outputs, and y their memory
+        const int n = lanes_inside(row, column + COLUMN_OF(v));
+        if (n <= 0) continue;
+        of_row[v] += bias[filter];
 #if HAS_RESIDUAL
-      if (n >= LANES) {
-        sum += VREAD(residual + plane + at);
-      } else {
-        float lanes[LANES];
-        LANES_TO(sum, lanes);
-        for (int j = 0; j < n; ++j) lanes[j] += READ(residual + plane + at, j);
-        sum = PRIVATE_READ(lanes);
+        of_row[v] += read_lanes(residual + plane + row + column + COLUMN_OF(v), n);
+#endif
       }
-#endif
+#pragma unroll
+      for (int v = 0; v < VECTORS; ++v) {
+        const int n = lanes_inside(row, column + COLUMN_OF(v));
+        if (n <= 0) continue;
 #if ACTIVATION == 3
-      sum = activated(sum, slopes[filter], beta);
+        const V out = activated(of_row[v], slopes[filter], beta);
 #else
-      sum = activated(sum, alpha, beta);
+        const V out = activated(of_row[v], alpha, beta);
 #endif
-      write_lanes(sum, y + plane + at, n);
+        write_lanes(out, y + plane + row + column + COLUMN_OF(v), n);
+      }
     }
   }
 }

@@ -17,6 +17,7 @@ from ._native import PackedConv
 TEXEL = 4
 GROUPS = (8, 4, 2, 1)  # filters of a group, most first
 _MAX_PATTERNS = 32  # runs that a program has code for
+_LINE = 16  # floats of a cache line: rows of packed planes begin and end with one
 _FULL = 0.8  # of the weights that a pattern program multiplies must be kept: others take the stream of taps
 
 Int = npt.NDArray[np.int32]
@@ -26,13 +27,16 @@ Float = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class Tile:
     """What an item computes: `rows` rows of `vectors` vectors of `lanes` outputs, for each of at most `ocb` filters (0:
-    as many as pay). images: the input is read as an image where that is possible (four lanes)."""
+    as many as pay). images: the input is read as an image where that is possible (four lanes). tiled: the input is
+    packed tile by tile in rows of whole cache lines; tiles are then narrower by what windows overlap, and as wide as
+    divides the map best."""
 
     lanes: int
     rows: int
     ocb: int = 0
     vectors: int = 1
     images: bool = False
+    tiled: bool = False
 
     @property
     def width(self) -> int:
@@ -41,16 +45,24 @@ class Tile:
 
 @dataclass(frozen=True)
 class Packing:
-    """The padded planes of the input: phases of (row, column) of the stride, each rows x pitch floats."""
+    """The padded planes of the input: phases of (row, column) of the stride, each rows x pitch floats. tiles: down and
+    along the map, each with planes of its own, `steps` rows and columns of outputs apart; (1, 1): whole planes."""
 
     phases: tuple[tuple[int, int], ...]
     rows: int
     pitch: int
+    tiles: tuple[int, int] = (1, 1)
+    steps: tuple[int, int] = (0, 0)
 
     @property
     def plane(self) -> int:
-        """Floats of a channel."""
+        """Floats of a channel of a tile."""
         return len(self.phases) * self.rows * self.pitch
+
+    @property
+    def channel(self) -> int:
+        """Floats of a channel of the whole map."""
+        return self.tiles[0] * self.tiles[1] * self.plane
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class ConvProgram:
 
     def input_floats(self, planes: int, plane: int) -> int:
         """Of what the kernel reads: packed, or `planes` planes in place with what lies behind them."""
-        return planes * (self.packing.plane if self.packing is not None else plane) + self.overread
+        return planes * (self.packing.channel if self.packing is not None else plane) + self.overread
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,7 @@ class _Geometry:
     def __init__(self, layer: PackedConv, h: int, w: int, tile: Tile, taps_used: npt.NDArray[np.bool_]) -> None:
         (stride_h, stride_w), (dilation_h, dilation_w) = layer.stride, layer.dilation
         self.out_h, self.out_w = layer.output_shape(h, w)
+        self.width = tile.width  # outputs along a row of a tile
         kernel_h, kernel_w = layer.kernel_size
         rows, columns = np.divmod(np.arange(kernel_h * kernel_w), kernel_w)
         rows, columns = rows * dilation_h, columns * dilation_w
@@ -161,10 +174,18 @@ class _Geometry:
         of_tap = list(zip((rows % stride_h).tolist(), (columns % stride_w).tolist(), strict=True))
         phases = sorted({of_tap[t] for t in used}) or [(0, 0)]
         down, along = rows // stride_h, columns // stride_w
-        n_rows = self.tiles * tile.rows + int(down[used].max(initial=0))
-        width = self.columns * tile.width + int(along[used].max(initial=0))
-        self.pitch = -(-width // 16) * 16
-        self.packing = Packing(tuple(phases), n_rows, self.pitch)
+        below, beside = int(down[used].max(initial=0)), int(along[used].max(initial=0))
+        if tile.tiled and tile.lanes + beside <= _LINE:
+            self.pitch = -(-max(tile.width, tile.lanes + beside) // _LINE) * _LINE
+            self.columns = -(-self.out_w // min(self.pitch - beside, tile.width))
+            self.width = max(-(-self.out_w // self.columns), tile.lanes)
+            n_rows = tile.rows + below
+            of_tiles = ((self.tiles, self.columns), (tile.rows, self.width))
+            self.packing = Packing(tuple(phases), n_rows, self.pitch, *of_tiles)
+        else:
+            self.pitch = -(-(self.columns * tile.width + beside) // _LINE) * _LINE
+            n_rows = self.tiles * tile.rows + below
+            self.packing = Packing(tuple(phases), n_rows, self.pitch)
         self.plane = self.packing.plane
         number = np.array([phases.index(of_tap[t]) if t in set(used.tolist()) else 0 for t in range(len(of_tap))])
         self.at = (number * n_rows + down) * self.pitch + along
@@ -182,14 +203,16 @@ def program_of(
         used |= taps.any(0)
     geometry = _Geometry(layer, h, w, tile, used)
     n_groups = len(grouped.filters) // grouped.ocb
+    channel = geometry.plane if geometry.packing is None else geometry.packing.channel
     defines: dict[str, str | int] = {
         "LANES": tile.lanes,
         "ROWS": tile.rows,
-        "VECTORS": tile.vectors,
+        "VECTORS": -(-geometry.width // tile.lanes),
+        "WIDTH": geometry.width,
         "OCB": grouped.ocb,
         "PITCH": geometry.pitch,
         "PLANE": geometry.plane,
-        "IN_IMAGE": geometry.plane * layer.in_channels,
+        "IN_IMAGE": channel * layer.in_channels,
         "OUT_W": geometry.out_w,
         "OUT_COUNT": geometry.count,
         "N_COLUMNS": geometry.columns,
@@ -200,10 +223,21 @@ def program_of(
         **epilogue,
     }
     size = (geometry.columns, geometry.tiles, n * n_groups)
+    tiled = geometry.packing is not None and geometry.packing.steps != (0, 0)
+    if tiled:
+        size = (1, geometry.columns * geometry.tiles, n * n_groups)
+        along = geometry.plane * layer.in_channels
+        defines |= {"TILED": 1, "ALONG": along, "DOWN": geometry.columns * along}
     filled = np.where(grouped.filters < 0, 0, grouped.filters)
     biases = np.zeros(len(filled), np.float32) if bias is None else np.where(grouped.filters < 0, 0, bias[filled])
     patterns = _patterns(grouped) if weight.shape[2:] != (1, 1) else None
-    images = tile.images and tile.lanes == TEXEL and geometry.pitch % TEXEL == 0 and geometry.plane % TEXEL == 0
+    images = (
+        tile.images
+        and not tiled
+        and tile.lanes == TEXEL
+        and geometry.pitch % TEXEL == 0
+        and geometry.plane % TEXEL == 0
+    )
     if patterns is None:
         arrays: tuple[npt.NDArray[np.generic], ...] = _stream(grouped, geometry)
         source, kernel = "taps.cl", "conv_taps"

@@ -137,13 +137,24 @@ def layer_key(layer: PackedConv, n: int, h: int, w: int) -> str:
     return ",".join(map(str, (*numbers, *kept, n, h, w)))
 
 
-def default_tile(layer: PackedConv, out_h: int, target: Target) -> Tile:
-    """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads
-    (docs/PERFORMANCE.md, OpenCL)."""
+_TILED_WIDTH = 112  # wider maps write more lines than tiles one by one can keep in a cache
+
+
+def default_tile(layer: PackedConv, out_h: int, out_w: int, target: Target) -> Tile:
+    """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads. On a
+    CPU sparse windows read tiles that their cache holds (docs/PERFORMANCE.md, OpenCL)."""
     if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
         return Tile(target.lanes, min(2, out_h), 4, images=target.images)
-    rows = min(range(1, 8), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
-    return Tile(target.lanes, rows, images=target.images)
+    if target.by_row and math.prod(layer.kernel_size) > 1 and layer.in_channels > layer.groups:
+        if out_w > _TILED_WIDTH:
+            return Tile(target.lanes, min(4, out_h), vectors=2)
+        vectors = 1 if out_w <= target.lanes else 2
+        return Tile(target.lanes, _filling_rows(out_h, 7 if vectors == 1 else 5), vectors=vectors, tiled=True)
+    return Tile(target.lanes, _filling_rows(out_h, 7), images=target.images)
+
+
+def _filling_rows(out_h: int, most: int) -> int:
+    return min(range(1, most + 1), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
 
 
 @lowers("conv")
@@ -152,14 +163,14 @@ def _conv(node: NodeView, target: Target) -> Step:
     n, _, h, w = node.input_shapes[0]
     macros, slope, limits = _activation(node)
     macros["HAS_RESIDUAL"] = int(len(node.inputs) > 1)
-    tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, layer.output_shape(h, w)[0], target)
+    tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, *layer.output_shape(h, w), target)
     program = program_of(layer, n, h, w, tile, macros, target.half)
     count = program.input_floats(n * layer.in_channels, h * w) // TEXEL
     if program.images and count > target.max_texels:
         program = program_of(layer, n, h, w, replace(tile, images=False), macros, target.half)
     calls, scratch, source = [], [], node.inputs[0]
     if program.packing is not None:
-        scratch.append(n * layer.in_channels * program.packing.plane)
+        scratch.append(n * layer.in_channels * program.packing.channel)
         if scratch[0] > MAX_FLOATS:
             raise ValueError(f"opencl: '{node.name}': {scratch[0]} floats of padded input, allowed are {MAX_FLOATS}")
         source = -1
@@ -179,10 +190,11 @@ def _pack(node: NodeView, target: Target, layer: PackedConv, program: ConvProgra
     packing = program.packing
     assert packing is not None
     n, c, h, w = node.input_shapes[0]
-    n_lines = packing.rows * len(packing.phases)
+    n_lines = packing.tiles[0] * packing.rows * len(packing.phases)
     args = [Use(node.inputs[0]), Use(-1), np.array(packing.phases, np.int32).reshape(-1), h, w, packing.rows]
-    args += [len(packing.phases), layer.stride[0], *layer.padding[:2], packing.pitch, n * c]
-    size = (1 if target.by_row else packing.pitch, n_lines, n * c)
+    args += [len(packing.phases), layer.stride[0], *layer.padding[:2], packing.pitch, c, n * c]
+    args += [*packing.tiles, *packing.steps]
+    size = (1 if target.by_row else packing.pitch, n * c, n_lines)
     macros = {"LANES": target.lanes, "BY_ROW": int(target.by_row), "STRIDE_W": layer.stride[1]}
     return _call("pack.cl", "pack_planes", node, target, args, size, **macros)
 

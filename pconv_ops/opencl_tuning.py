@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .opencl_conv import Tile
@@ -16,13 +16,15 @@ from .opencl_device import DeviceInfo
 
 # (rows, filters of a group or 0 for as many as pay, vectors). Measured on PoCL: docs/PERFORMANCE.md, OpenCL.
 _SHAPES = ((7, 0, 1), (4, 0, 1), (2, 0, 1), (1, 0, 1), (4, 0, 2), (6, 0, 2), (2, 4, 1), (1, 8, 1), (4, 2, 1))
+_TILED_SHAPES = ((4, 0, 2), (5, 0, 2), (7, 0, 1), (2, 0, 4))
 _VERSION = 1  # of the file and of what tiles mean
 
 
 def candidates(lanes: int, images: bool) -> list[Tile]:
     """Tiles that are worth trying for a layer. images: the device has images of such vectors."""
-    kinds = (False, True) if images else (False,)
-    return [Tile(lanes, rows, ocb, vectors, kind) for kind in kinds for rows, ocb, vectors in _SHAPES]
+    plain = [Tile(lanes, *shape) for shape in _SHAPES]
+    tiled = [Tile(lanes, *shape, tiled=True) for shape in _TILED_SHAPES]
+    return [*plain, *tiled, *(replace(tile, images=True) for tile in plain if images)]
 
 
 def tiles_file(device: DeviceInfo) -> Path:
@@ -53,8 +55,8 @@ def load_tiles(device: DeviceInfo, half: bool) -> dict[str, Tile]:
     found = {}
     for layer, row in _read(tiles_file(device)).get(_key(device, half), {}).items():
         try:
-            images = bool(row.get("images", False))
-            tile = Tile(images=images, **{name: int(value) for name, value in row.items() if name != "images"})
+            flags = {name: bool(row.get(name, False)) for name in ("images", "tiled")}
+            tile = Tile(**{name: int(value) for name, value in row.items() if name not in flags}, **flags)
         except (TypeError, ValueError, AttributeError, OverflowError):
             continue
         if tile.lanes in (1, 2, 4, 8) and 0 < tile.rows <= 16 and 0 < tile.vectors <= 4 and tile.ocb in (0, 1, 2, 4, 8):

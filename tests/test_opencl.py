@@ -37,6 +37,7 @@ def test_operators(case):
 
 GPU_TARGETS = [Target(1), Target(4), Target(4, images=True, max_texels=65536)]
 TILES = [None, Tile(8, 4), Tile(4, 3, 2), Tile(8, 1, 8), Tile(2, 2, 1, 3), Tile(1, 5)]
+TILES += [Tile(8, 4, 0, 2, tiled=True), Tile(4, 3, 2, 3, tiled=True), Tile(1, 2, 0, 5, tiled=True)]
 
 
 @pytest.mark.parametrize("name", CONVS)
