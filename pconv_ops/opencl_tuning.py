@@ -55,9 +55,9 @@ def load_tiles(device: DeviceInfo, half: bool) -> dict[str, Tile]:
     found = {}
     for layer, row in _read(tiles_file(device)).get(_key(device, half), {}).items():
         try:
-            flags = {name: bool(row.get(name, False)) for name in ("images", "tiled")}
-            tile = Tile(**{name: int(value) for name, value in row.items() if name not in flags}, **flags)
-        except (TypeError, ValueError, AttributeError, OverflowError):
+            sizes = {name: int(row[name]) for name in ("lanes", "rows", "ocb", "vectors")}
+            tile = Tile(**sizes, images=bool(row.get("images")), tiled=bool(row.get("tiled")))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             continue
         if tile.lanes in (1, 2, 4, 8) and 0 < tile.rows <= 16 and 0 < tile.vectors <= 4 and tile.ocb in (0, 1, 2, 4, 8):
             found[layer] = tile

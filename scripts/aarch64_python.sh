@@ -1,11 +1,28 @@
 #!/usr/bin/env bash
-# aarch64_python.sh FOLDER: an aarch64 Python 3.11 with numpy to run under qemu-user: Debian's packages, unpacked into
-# FOLDER/root, and numpy's wheel, unpacked into FOLDER/site. Nothing is installed into the system.
+# aarch64_python.sh FOLDER [REQUIREMENT ...]: an aarch64 Python 3.11 with numpy to run under qemu-user: Debian's
+# packages, unpacked into FOLDER/root, and wheels of numpy and what else is asked for, without what they depend on,
+# unpacked into FOLDER/site. Nothing is installed into the system.
 set -euo pipefail
 
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
 python=${PYTHON:-python3}
-if [ -f "$folder/complete" ]; then exit 0; fi
+shift
+
+add_wheel() { # add_wheel REQUIREMENT
+  local to="$folder/wheels/$1"
+  if [ -f "$to/unpacked" ]; then return; fi
+  "$python" -m pip download --quiet --dest "$to" --platform manylinux2014_aarch64 --only-binary=:all: \
+    --python-version 3.11 --no-deps "$1"
+  "$python" -m zipfile -e "$to"/*.whl "$folder/site"
+  touch "$to/unpacked"
+}
+add_wheels() {
+  for requirement in "$@"; do add_wheel "$requirement"; done
+}
+if [ -f "$folder/complete" ]; then
+  add_wheels "$@"
+  exit 0
+fi
 
 packages=(
   python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev
@@ -24,7 +41,5 @@ if [ -d "$folder/root/usr/lib/aarch64-linux-gnu" ] && [ ! -e "$folder/root/lib/l
   mkdir -p "$folder/root/lib"
   ln -s ../usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1 "$folder/root/lib/ld-linux-aarch64.so.1"
 fi
-"$python" -m pip download --quiet --dest "$folder/wheels" --platform manylinux2014_aarch64 --only-binary=:all: \
-  --python-version 3.11 --no-deps numpy
-"$python" -m zipfile -e "$folder"/wheels/numpy-*.whl "$folder/site"
+add_wheels numpy "$@"
 touch "$folder/complete"

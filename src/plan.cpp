@@ -321,6 +321,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
     return fail(PCONV_INVALID_ARGUMENT, "w: %" PRId64 " columns of all channels do not fit into memory", p.w);
   }
   p.prepacked = prepack(packed, *p.ukernel, {options.no_reorder == 0, p.planes.shift_columns});
+  if (p.ukernel->info->body == Body::kPlanes) p.placed = place_taps(p);
   *plan = std::make_unique<pconv_plan>(p);
   return PCONV_OK;
 }

@@ -9,6 +9,7 @@
 #include "direct_tiles.h"
 #include "dispatch.h"
 #include "layer.h"
+#include "placed_taps.h"
 #include "planes_layout.h"
 
 namespace pconv {
@@ -50,6 +51,7 @@ struct pconv_plan {
   // Planes of a channel where every tap column has its own, and where some are shifted.
   pconv::ChannelPlanes own_planes, shifted_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
+  std::shared_ptr<const pconv::PlacedTaps> placed;  // of Body::kPlanes
   int64_t scratch_bytes;  // of one thread
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }

@@ -19,6 +19,8 @@ constexpr int64_t kInPlaceFilters = 160;
 bool reads_in_place(const pconv_plan& p, const Ukernel& u) {
   if (!is_pointwise(p.conv)) return false;
   const int64_t floats = p.h * p.w;
+  const CheckedSize bytes = checked(p.conv.in_channels / p.conv.groups) * checked(floats) * checked(sizeof(float));
+  if (!bytes.at_most(std::numeric_limits<int32_t>::max())) return false;  // as offsets are
   if (floats % kLineFloats == 0) return true;
   return u.info->block > 1 && p.conv.out_channels / p.conv.groups <= kInPlaceFilters &&
          (floats % u.isa->table->lanes == 0 || u.isa->table->masks_loads);

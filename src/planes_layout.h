@@ -24,6 +24,9 @@ struct PlanesLayout {
   // INT64_MAX and 0 for the others where that is more than can be.
   int64_t row, plane, tile, total;
 
+  // From a plane to the next; image: floats of a channel.
+  int64_t plane_floats(int64_t image) const { return in_place ? image : plane; }
+
   // Floats that are packed for a tile, as costs count them: what is read in place too, so they were fitted.
   double packed_floats() const {
     if (in_place) return static_cast<double>(tile_bytes) / sizeof(float);

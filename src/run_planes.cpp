@@ -1,6 +1,7 @@
 // Per group: writes the planes of the strip's tiles, unless they lie in the image, and runs the filters over them.
 #include <algorithm>
 
+#include "cache_sizes.h"
 #include "prepack_taps.h"
 #include "runners.h"
 
@@ -91,6 +92,7 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
   const int64_t end = std::min((group + 1) * per_group, chunk.filter_end);
   const bool scatter = p.ukernel->info->body == Body::kScatter;
   const int64_t step = scatter ? unit : end - begin;
+  args.prefetch_tile = p.planes.tile_bytes > kL1Bytes;
   args.plane_bytes = planes.plane_floats * static_cast<int64_t>(sizeof(float));
   args.plane_row_bytes = planes.row_floats * static_cast<int64_t>(sizeof(float));
   uint16_t inner_lanes[kMostScatterVectors];
@@ -98,7 +100,7 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
   float* const out = args.out;
   const float* const residual = args.residual;
   for (int64_t f = begin; f < end; f += step) {
-    args.filters = p.prepacked->filters.data() + f;
+    args.filters = (scatter ? p.prepacked->filters : p.placed->filters).data() + f;
     args.n_filters = static_cast<int32_t>(step);
     if (scatter) args.scatter = &p.prepacked->scatter[static_cast<size_t>(f / unit)];
     for (int64_t t = first; t < end_tile; ++t) {

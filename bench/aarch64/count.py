@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,21 +49,32 @@ def build_plugin() -> Path:
     return plugin
 
 
-def run_counted(plugin: Path, arguments: list[str]) -> tuple[dict, Counts]:
-    """The bench's JSON row and the counts of the whole program."""
-    command = [*QEMU, "-plugin", str(plugin), str(BENCH), "--json", *arguments]
+def run_counted(emulator: Sequence[str], program: Sequence[str]) -> tuple[str, list[Counts]]:
+    """What the program prints, and its counts at every mark and at its end. RuntimeError: it fails."""
+    command = [*emulator, "-plugin", str(build_plugin()), *program]
     done = subprocess.run(command, capture_output=True, text=True)
-    found = re.search(r"insns (\d+) fmla (\d+) vecload (\d+)", done.stderr)
+    found = re.findall(r"insns (\d+) fmla (\d+) vecload (\d+)", done.stderr)
     if done.returncode != 0 or not found:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout), Counts(*map(int, found.groups()))
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout, [Counts(*map(int, counts)) for counts in found]
+
+
+def difference(after: Counts, before: Counts, runs: int) -> Counts:
+    """Of one of so many runs."""
+    return Counts(*((b - a) // runs for a, b in zip(before, after, strict=True)))
+
+
+def per_run(emulator: Sequence[str], program: Callable[[int], Sequence[str]], runs: int = RUNS) -> tuple[str, Counts]:
+    """What program(runs) prints, and the counts of one run of it."""
+    printed, once = run_counted(emulator, program(runs))
+    _, twice = run_counted(emulator, program(2 * runs))
+    return printed, difference(twice[-1], once[-1], runs)
 
 
 def count_one_run(layer_arguments: list[str]) -> tuple[dict, Counts]:
-    plugin = build_plugin()
-    row, once = run_counted(plugin, [*layer_arguments, "--no-timing", "--runs", str(RUNS)])
-    _, twice = run_counted(plugin, [*layer_arguments, "--no-timing", "--runs", str(2 * RUNS)])
-    return row, Counts(*((b - a) // RUNS for a, b in zip(once, twice, strict=True)))
+    arguments = [str(BENCH), "--json", *layer_arguments, "--no-timing", "--runs"]
+    row, counts = per_run(QEMU, lambda runs: [*arguments, str(runs)])
+    return json.loads(row), counts
 
 
 def loops_of(ukernel: str) -> list[a76_loops.Loop]:

@@ -7,6 +7,7 @@ Each gets FOLDER/NET with input.npy, want.npy (torch's outputs), kept.json, net.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -25,6 +26,13 @@ LAYERS = (
     *("conv3x64x224", "conv64x64x224", "conv64x128x112", "conv128x128x112", "conv128x256x56"),
     *("conv256x256x56", "conv256x512x28", "conv512x512x28", "conv512x512x14"),
 )
+# The pruned convolutions of ResNet-18 and ResNet-50, for what is counted instead of timed.
+RESNET_LAYERS = (
+    *("conv64x64x56", "conv64x128x56s2", "conv128x128x28", "conv128x256x28s2", "conv256x256x14", "conv256x512x14s2"),
+    *("conv512x512x7", "conv64x256x56k1", "conv256x64x56k1", "conv512x128x28k1", "conv128x512x28k1"),
+    *("conv1024x256x14k1", "conv256x1024x14k1", "conv2048x512x7k1", "conv512x2048x7k1"),
+)
+_LAYER = re.compile(r"conv(?P<ic>\d+)x(?P<oc>\d+)x(?P<side>\d+)(?:k(?P<kernel>\d+))?(?:s(?P<stride>\d+))?")
 
 
 def options_of(net: str) -> BenchOptions:
@@ -35,11 +43,14 @@ def options_of(net: str) -> BenchOptions:
 
 
 def model_of(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """(pruned model, input) of a network of NETS or a layer of LAYERS: conv<in>x<out>x<side>."""
-    if not name.startswith("conv"):
+    """(pruned model, input) of a network of NETS or a layer: conv<in>x<out>x<side>[k<kernel>][s<stride>]."""
+    layer = _LAYER.fullmatch(name)
+    if layer is None:
         return net_cases(name, options_of(name))[:2]
-    ic, oc, side = map(int, name.removeprefix("conv").split("x"))
-    case = single_case(LayerSpec(ic, oc, side, side), BenchOptions(connectivity=RATE))
+    ic, oc, side = (int(layer[part]) for part in ("ic", "oc", "side"))
+    kernel, stride = int(layer["kernel"] or 3), int(layer["stride"] or 1)
+    options = BenchOptions(connectivity=RATE, block=BLOCK if kernel == 1 else 1)
+    case = single_case(LayerSpec(ic, oc, side, side, stride, kernel), options)
     return nn.Sequential(case.conv).eval(), case.x
 
 

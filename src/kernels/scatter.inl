@@ -72,7 +72,9 @@ class Scatter {
     Reg v[kTaps][kCount];
     float single[kScatterTaps] = {};
     static_for<kTaps>([&](auto t) PCONV_INLINE_LAMBDA {
-      const float* const plane = at_place(args, run.places[t]);
+      const int32_t place = run.places[t];
+      const float* const plane =
+          after(args.tile, plane_of(place) * args.plane_bytes + row_of(place) * args.plane_row_bytes);
       if constexpr (V::kMasksLoads) {
         if (run.shifted >> t & 1) {
           static_for<kCount>([&](auto i) PCONV_INLINE_LAMBDA {

@@ -137,8 +137,8 @@ template <class V>
 struct Tiles<V, 8> {
   // 16 registers: 12 sums beside a pattern's four weights, or 15 beside one; inputs are memory operands.
   static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
-                                         window_row<V, 4, 2, 1>(), window_row<V, 1, 2, 4>(), planes_row<V, 8, 1>(),
-                                         planes_row<V, 2, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
+                                         window_row<V, 4, 2, 1>(), window_row<V, 1, 3, 4>(), planes_row<V, 8, 1>(),
+                                         planes_row<V, 3, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
                                          dwdirect_row(),           depthwise_row()};
 };
 template <class V>

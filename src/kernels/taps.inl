@@ -6,12 +6,6 @@ PCONV_INLINE const float* after(const float* base, ptrdiff_t bytes) {
   return reinterpret_cast<const float*>(reinterpret_cast<const char*>(base) + bytes);
 }
 
-// What a tap at `place` of the planes reads for the tile's first output.
-PCONV_INLINE const float* at_place(const TileArgs& args, int32_t place) {
-  return after(args.tile,
-               (place >> kPlaneRowBits) * args.plane_bytes + (place & (kMaxPlaneRows - 1)) * args.plane_row_bytes);
-}
-
 // Where inputs come from: windows, planes, or planes in the image, of whose last vector only the tile's lanes are read.
 enum class Source { kWindow, kPlanes, kRaggedPlanes };
 
@@ -33,7 +27,14 @@ class Taps {
     });
     const float* weights = filters->weights;
     const int32_t *offset = filters->tile_offsets, *const end = offset + filters->n_runs;
+    const bool prefetch = V::kPrefetch && kSource != Source::kWindow && args.prefetch_tile;
     for (; end - offset >= kSteps; offset += kSteps) {
+      if (prefetch) prefetch_inputs(args, offset + kStepsAhead);
+      if constexpr (kByFilter) {
+        step_by_filter(s, args, *offset, last, weights);
+        weights += kBlock;
+        continue;
+      }
       const typename V::template Weights<kSteps * kBlock> w(weights);
       weights += kSteps * kBlock;
       static_for<kSteps>([&](auto k) PCONV_INLINE_LAMBDA { step<k * kBlock>(s, args, offset[k], last, w); });
@@ -41,36 +42,90 @@ class Taps {
     if constexpr (kSteps > 1) {
       for (; offset != end; ++offset) step<0>(s, args, *offset, last, typename V::template Weights<1>(weights++));
     }
-    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
-      if (filters[b].out_channel >= 0) finish(args, s.sum[b], filters[b].out_channel * args.plane_stride);
-    });
+    if (is_whole(args)) {
+      finish_whole(args, filters, s);
+    } else {
+      const Sums sums = s;  // a copy, so that `s` itself has no address
+      finish(args, filters, sums);
+    }
   }
 
  private:
   using Reg = typename V::Reg;
   static constexpr int kSums = kRows * kVectors;
+  static constexpr int kLineFloats = kTileAlign / static_cast<int>(sizeof(float));
   // Weights of single filters come in fours, as NEON reads them.
   static constexpr int kSteps = kBlock == 1 ? 4 : 1;
+
+  static constexpr bool kByFilter = V::kLanes == 8 && kBlock > 1 && kBlock * kSums > 8;
 
   struct Sums {
     Reg sum[kBlock][kSums];
   };
 
+  // What kSteps steps from there on read.
+  static PCONV_INLINE void prefetch_inputs(const TileArgs& args, const int32_t* offset) {
+    for (int k = 0; k < kSteps; ++k) {
+      const float* const from = after(args.tile, offset[k]);
+      for (int i = 0; i < kSums * V::kLanes; i += kLineFloats) __builtin_prefetch(from + i, 0, 3);
+      __builtin_prefetch(from + kSums * V::kLanes - 1, 0, 3);
+    }
+  }
+
   // Every output of the tile: the vector at `offset`, times weight kFirst + b of each filter b.
   template <int kFirst, class Weights>
   static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, typename V::Lanes last,
                                 const Weights& w) {
-    const float* const base = kSource == Source::kWindow ? after(args.tile, offset) : at_place(args, offset);
+    const float* const base = after(args.tile, offset);
     static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
-      const float* const from = base + i / kVectors * args.row_step + i % kVectors * V::kLanes;
-      Reg v;
-      if constexpr (kSource == Source::kRaggedPlanes && i == kSums - 1) {
-        v = V::load_lanes(from, last);
-      } else {
-        v = V::load_unaligned(from);
-      }
+      const Reg v = input<i>(args, base, last);
       static_for<kBlock>(
           [&](auto b) PCONV_INLINE_LAMBDA { s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v); });
+    });
+  }
+
+  // The same filter after filter: of 16 registers 12 hold sums, three the inputs and one a weight.
+  static PCONV_INLINE void step_by_filter(Sums& s, const TileArgs& args, int32_t offset, typename V::Lanes last,
+                                          const float* weights) {
+    const float* const base = after(args.tile, offset);
+    Reg v[kSums];
+    static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { v[i] = input<i>(args, base, last); });
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      const Reg w = V::broadcast(weights[b]);
+      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { s.sum[b][i] = V::fma(w, v[i], s.sum[b][i]); });
+    });
+  }
+
+  // What output vector kIndex of the tile takes from `base` on.
+  template <int kIndex>
+  static PCONV_INLINE Reg input(const TileArgs& args, const float* base, typename V::Lanes last) {
+    const float* const from = base + kIndex / kVectors * args.row_step + kIndex % kVectors * V::kLanes;
+    if constexpr (kSource == Source::kRaggedPlanes && kIndex == kSums - 1) return V::load_lanes(from, last);
+    return V::load_unaligned(from);
+  }
+
+  // Frequent tiles are stored without a question per vector.
+  static PCONV_INLINE bool is_whole(const TileArgs& args) {
+    return args.residual == nullptr && args.rows == kRows && args.lane_begin == 0 &&
+           args.lane_end >= kVectors * V::kLanes;
+  }
+
+  static PCONV_INLINE void finish_whole(const TileArgs& args, const FilterProgram* filters, const Sums& s) {
+    const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      if (filters[b].out_channel < 0) return;
+      float* const out = args.out + filters[b].out_channel * args.plane_stride;
+      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
+        V::store_unaligned(out + i / kVectors * args.row_stride + i % kVectors * V::kLanes,
+                           V::clamp(s.sum[b][i], lo, hi));
+      });
+    });
+  }
+
+  // Not inline, or its constants would take registers from the sums all the while.
+  static __attribute__((noinline)) void finish(const TileArgs& args, const FilterProgram* filters, const Sums& s) {
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      if (filters[b].out_channel >= 0) finish(args, s.sum[b], filters[b].out_channel * args.plane_stride);
     });
   }
 

@@ -30,6 +30,9 @@ static constexpr int weight_pitch(int n_taps) { return (n_taps + 3) / 4 * 4; }
 
 constexpr int kKernelsAhead = 3;  // distance at which ukernels prefetch the tile: measured, docs/PERFORMANCE.md
 
+// The same in steps of a tap stream.
+constexpr int kStepsAhead = 8;  // at least 4, as single filters take four steps a turn
+
 // Ukernels that spend few multiply-adds on a weight prefetch weights by so many floats, as those of small maps come
 // from L3 in a network: measured, docs/PERFORMANCE.md.
 constexpr int kWeightsAhead = 1024;
@@ -45,7 +48,7 @@ struct FilterProgram {
                                 // taps: per step `block` floats, kWeightsBehind more readable
   const int32_t* tile_offsets;  // per kernel: bytes from the tile's start to the plane of its input channel; readable
                                 // for kKernelsAhead kernels more. Taps: per step, to what output 0 reads; with
-                                // planes a plane_place()
+                                // planes readable for kStepsAhead steps more (PlacedTaps)
   const uint16_t* channels;     // whole maps, instead: per kernel its input channel, in half the bytes, as these
                                 // ukernels wait for memory
   const Run* runs;              // taps: null
@@ -107,8 +110,8 @@ struct TileArgs {
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
   bool ragged_input;      // planes: of the last vector only the tile's lanes are readable
   ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
-  ptrdiff_t plane_bytes, plane_row_bytes;  // planes: from one to the next, and from one of its rows to the next
-  // Body::kScatter: what `filters` do; `carry` holds their sums, which start and end here.
+  // Body::kScatter: from a plane to the next, and from one of its rows to the next; what `filters` do; `carry` holds their sums, which start and end here.
+  ptrdiff_t plane_bytes, plane_row_bytes;
   const ScatterProgram* scatter;
   const uint16_t* inner_lanes;  // null: no tap is shifted. Of each vector the outputs that are not their row's first
 };
@@ -144,6 +147,8 @@ constexpr int kPlaneRowBits = 8;
 constexpr int kMaxPlaneRows = 1 << kPlaneRowBits;
 constexpr int64_t kMaxPlanes = int64_t{1} << (31 - kPlaneRowBits);
 constexpr int32_t plane_place(int64_t plane, int64_t row) { return static_cast<int32_t>(plane * kMaxPlaneRows + row); }
+constexpr int32_t plane_of(int32_t place) { return place >> kPlaneRowBits; }
+constexpr int32_t row_of(int32_t place) { return place & (kMaxPlaneRows - 1); }
 
 // Writes the planes (im2col) of tiles that follow each other: what taps read for an image's outputs, numbered row by
 // row, zeros outside the image.
