@@ -89,6 +89,21 @@ class Conv3x3 {
       }
     }
     float* const out = args.out + filter.out_channel * args.plane_stride;
+    if constexpr (Vec::kFewRegisters) {
+      const Sums sums = s;  // a copy, so that `s` itself has no address
+      finish_apart(args, sums, kind, carry, out);
+    } else {
+      finish(args, s, kind, carry, out);
+    }
+  }
+
+  // Not inline, or its constants would take registers from the sums all the while.
+  static __attribute__((noinline)) void finish_apart(const TileArgs& args, const Sums& s, Finish kind, float* carry,
+                                                     float* out) {
+    finish(args, s, kind, carry, out);
+  }
+
+  static PCONV_INLINE void finish(const TileArgs& args, const Sums& s, Finish kind, float* carry, float* out) {
     switch (kind) {
       case Finish::kInner:
         return finish<Finish::kInner>(args, s, carry, out, nullptr);
@@ -115,22 +130,44 @@ class Conv3x3 {
     const int32_t* const end = offsets + n_kernels;
     do {
       const float* plane = reinterpret_cast<const float*>(reinterpret_cast<const char*>(tile) + *offsets++);
-      const Vec::Weights<kTaps> w(weights);
-      weights += weight_pitch(kTaps);
       if (Vec::kPrefetch && prefetch) prefetch_plane<kMask>(tile, offsets[kKernelsAhead - 1]);
-      constexpr int kGroup = loads_together(kTaps);
-      static_for<(kTileRows * kVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
-        Reg v[kGroup];
-        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
-          constexpr int kIndex = group * kGroup + i;
-          if constexpr (vector_is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
-        });
-        static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
-          constexpr int kIndex = group * kGroup + i;
-          if constexpr (vector_is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
-        });
+      constexpr int kTogether = Vec::kFewRegisters ? 2 : kTaps;
+      static_for<(kTaps + kTogether - 1) / kTogether>([&](auto part) PCONV_INLINE_LAMBDA {
+        constexpr int kFirst = part * kTogether;
+        if constexpr (Vec::kFewRegisters) asm("" : "+r"(plane));  // inputs are loaded again, not kept in registers
+        add_plane<taps_between(kMask, kFirst, kFirst + kTogether)>(s, plane, weights + kFirst);
       });
+      weights += weight_pitch(kTaps);
     } while (offsets != end);
+  }
+
+  // A plane of the tile, times the taps of kMask.
+  template <uint32_t kMask>
+  static PCONV_INLINE void add_plane(Sums& s, const float* plane, const float* weights) {
+    constexpr int kTaps = taps_before(kMask, 9);
+    const Vec::Weights<kTaps> w(weights);
+    constexpr int kGroup = loads_together(kTaps);
+    static_for<(kTileRows * kVectors + kGroup - 1) / kGroup>([&](auto group) PCONV_INLINE_LAMBDA {
+      Reg v[kGroup];
+      static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+        constexpr int kIndex = group * kGroup + i;
+        if constexpr (vector_is_read(kMask, kIndex)) v[i] = Vec::load(plane + kIndex * Vec::kLanes);
+      });
+      static_for<kGroup>([&](auto i) PCONV_INLINE_LAMBDA {
+        constexpr int kIndex = group * kGroup + i;
+        if constexpr (vector_is_read(kMask, kIndex)) add_taps<kMask, kIndex>(s, w, v[i]);
+      });
+    });
+  }
+
+  // Of the taps of a mask those with numbers [first, end).
+  static constexpr uint32_t taps_between(uint32_t mask, int first, int end) {
+    uint32_t found = 0;
+    for (int tap = 0; tap < 9; ++tap) {
+      const int number = taps_before(mask, tap);
+      if ((mask >> tap & 1) && number >= first && number < end) found |= 1u << tap;
+    }
+    return found;
   }
 
   // Vector kIndex of the tile's plane, times every tap that uses it.
@@ -147,21 +184,24 @@ class Conv3x3 {
 
   // Input vectors that are loaded before their sums begin: NEON has one instruction for two loads. Patterns with many
   // weights have no register to spare for that.
-  static constexpr int loads_together(int n_taps) { return n_taps > 4 ? 1 : 2; }
+  static constexpr int loads_together(int n_taps) { return n_taps > 4 || Vec::kFewRegisters ? 1 : 2; }
 
   // A tile that lies in L2 is asked for a few kernels ahead.
   template <uint32_t kMask>
   static PCONV_INLINE void prefetch_plane(const float* tile, int32_t offset) {
     const char* plane = reinterpret_cast<const char*>(tile) + offset;
+    constexpr int kPerLine = kTileAlign > sizeof(Reg) ? kTileAlign / sizeof(Reg) : 1;
     static_for<kTileRows * kVectors>([&](auto i) PCONV_INLINE_LAMBDA {
-      if constexpr (vector_is_read(kMask, i)) __builtin_prefetch(plane + i * sizeof(Reg), 0, 3);
+      // Planes need not begin with a line, so the last vector counts by itself.
+      constexpr bool kLine = i % kPerLine == 0 || !vector_is_read(kMask, i - 1) || !vector_is_read(kMask, i + 1);
+      if constexpr (kLine && vector_is_read(kMask, i)) __builtin_prefetch(plane + i * sizeof(Reg), 0, 3);
     });
   }
 
   // Does a tap of the mask bring vector `index` of the tile's plane to one of the outputs?
   static constexpr bool vector_is_read(uint32_t mask, int index) {
     const int row = index / kVectors;
-    if (row >= kTileRows) return false;
+    if (index < 0 || row >= kTileRows) return false;
     for (int t = 0; t < 9; ++t) {
       if (((mask >> t) & 1) && row - t / 3 >= 0 && row - t / 3 < kRows) return true;
     }
