@@ -2,7 +2,7 @@
 # packages where apt-get may install them. A CPU build of torch is enough: see requirements-dev.txt.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test soak bench bench-check bench-sweep fashion-mnist lint aarch64 aarch64-count clean \
+.PHONY: help demo test soak bench bench-check bench-sweep fashion-mnist lint aarch64 aarch64-count aarch64-rivals clean \
         rivals reproduce fuzz wheel wheel-aarch64 build native test-native test-sanitized test-aarch64 test-python soak-native soak-aarch64
 
 PYTHON ?= python3
@@ -42,6 +42,7 @@ help:
 	@echo "make reproduce      the paper's tables and figures on this machine, into docs/results/"
 	@echo "make fashion-mnist  accuracy against compression on Fashion-MNIST, into runs/fashion_mnist (hours)"
 	@echo "make aarch64        cross-compile library, native tests and pconv_layer_bench into build/aarch64"
+	@echo "make aarch64-rivals instructions of layers beside MNN on that core, into docs/results/"
 	@echo "make aarch64-count  LAYER=IC,OC,H,W: instructions of a layer on an emulated Cortex-A76"
 	@echo "make wheel          dist/: a wheel, installed and tried in an environment of its own"
 	@echo "make wheel-aarch64  the same for aarch64 (Python 3.11): cross-compiled, tried under qemu"
@@ -185,6 +186,12 @@ aarch64-count: build/stamps/venv
 	@$(PY) bench/aarch64/count.py --layer '$(LAYER)' --check
 	$(MAKE) aarch64
 	$(PY) bench/aarch64/count.py --layer '$(LAYER)'
+
+# Instructions of the same pruned layers, ours and MNN's, on the emulated core: some 15 minutes.
+MNN := $(shell sed -n '/^MNN==/p' bench/rivals/requirements.txt)
+aarch64-rivals: build/stamps/rivals build aarch64
+	PYTHON=$(PY) scripts/aarch64_python.sh $(AARCH64_PYTHON) $(MNN) flatbuffers
+	$(PY) bench/aarch64/beside_mnn.py
 
 # What docs/results/fashion_mnist.md shows: 3 seeds of every scheme, some hours; goes on where it was stopped.
 fashion-mnist: build

@@ -53,6 +53,11 @@ BODIES = {
         "conv3x3s2.inl",
         "the same for stride 2: rows lie in the tile as even and odd columns, only the left taps' sums are shifted",
     ),
+    "kLine": (
+        "line3x3.inl",
+        "3x3, dilation 1, stride 1, where registers are few: one set of sums, inputs read wherever they begin, rows of"
+        " the tile that are single cache lines; with two vectors a row has two outputs less than lanes",
+    ),
     "kMap": (
         "map3x3.inl",
         "3x3, stride 1, padding 1, maps of less columns than a vector has lanes and no more pixels than the vectors:"
@@ -89,6 +94,9 @@ BODIES = {
         " where lanes of two vectors can be picked; not the largest maps and kernels",
     ),
 }
+
+
+LINE_FLOATS = 16  # of a cache line
 
 
 class Isa(NamedTuple):
@@ -167,7 +175,7 @@ def ukernel_name(row: Row, isa: Isa, rows: int, vectors: int, block: int) -> str
     """As dispatch.cpp spells it."""
     dispatch = read("src/dispatch.cpp")
     kind = ""
-    if row.body in ("kPattern", "kMap", "kTinyMap"):
+    if row.body in ("kPattern", "kLine", "kMap", "kTinyMap"):
         kind = (
             find(r'pattern\(\)\) std::snprintf\(kind, sizeof\(kind\), "([^"]*)"', dispatch, "dispatch.cpp") % row.stride
         )
@@ -186,6 +194,9 @@ def ukernel(row: Row, isa: Isa, arguments: list[str]) -> Ukernel:
         tile_rows = rows + 2 if row.stride == 1 else 2 * (2 * rows + 1)
         sums, inputs = 3 * rows * vectors, tile_rows * vectors * isa.lanes
         carry = carry_floats(isa, rows, f"src/kernels/{file_of(row)}")
+    elif row.body == "kLine":
+        rows, vectors = map(int, arguments)
+        sums, inputs = rows * vectors, (rows + 2) * LINE_FLOATS
     elif row.body == "kMap":
         rows, vectors = 1, int(arguments[0])
         mask = find(rf"{arguments[1]} = (0x[0-9a-f]+)", read("src/kernels/ukernel.h"), "ukernel.h")

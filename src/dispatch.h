@@ -2,6 +2,9 @@
 #ifndef PCONV_DISPATCH_H_
 #define PCONV_DISPATCH_H_
 
+#include <algorithm>
+#include <cstdint>
+
 #include "kernels/ukernel.h"
 #include "pconv/pconv.h"
 
@@ -18,6 +21,12 @@ struct Ukernel {
   char name[48];  // f32_conv3x3_s1_8x1_avx512; built here and nowhere else
   const Isa* isa;
   const KernelInfo* info;
+
+  // Outputs of a row of a tile.
+  int64_t width() const {
+    const int64_t vectors = int64_t{info->vectors} * isa->table->lanes;
+    return info->body == Body::kLine ? std::min<int64_t>(vectors, kTileAlign / sizeof(float) - 2) : vectors;
+  }
 };
 
 struct Registry {

@@ -88,6 +88,7 @@ bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u)
   const pconv_conv_desc& c = plan.conv;
   switch (u.info->body) {
     case Body::kPattern:
+    case Body::kLine:
       return is_pattern_layer(c, u.info->stride);
     case Body::kMap:
     case Body::kTinyMap: {
@@ -128,6 +129,7 @@ double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& col
   if (u.info->body == Body::kTinyMap) return 1.5 * kernels_per_filter + 80.0;
   const IsaTable& table = *u.isa->table;
   const double sums = static_cast<double>(rows * vectors);
+  if (u.info->body == Body::kLine) return (7.0 * sums + 12.0) * kernels_per_filter + 5.0 * sums + 20.0;
   double loads = static_cast<double>((map ? rows : rows + 2) * vectors);
   if (u.info->stride == 2) loads = 3.2 * sums;  // of an SCP: hardly any row is another tap's too
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
@@ -221,8 +223,8 @@ Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& wo
   if (u.info->planes()) return cut_planes(plan, u, work);
   if (u.info->body == Body::kDepthwise) return cut_depthwise(plan, u);
   if (u.info->body == Body::kDwDirect) return {&u, cut_evenly(plan.out_w, plan.out_w), {}, 0.0};
-  const int64_t width = int64_t{u.info->vectors} * u.isa->table->lanes;
-  if (u.info->body == Body::kWindow) {
+  const int64_t width = u.width();
+  if (u.info->body == Body::kWindow || u.info->body == Body::kLine) {
     const Columns columns = cut_evenly(plan.out_w, width);
     return {&u, columns, {}, predict(plan, u, columns, work)};
   }

@@ -52,7 +52,7 @@ struct pconv_plan {
   pconv::ChannelPlanes own_planes, shifted_planes;
   std::shared_ptr<const pconv::Prepacked> prepacked;
   std::shared_ptr<const pconv::PlacedTaps> placed;  // of Body::kPlanes
-  int64_t scratch_bytes;  // of one thread
+  int64_t scratch_bytes;                            // of one thread
 
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip

@@ -98,7 +98,7 @@ Place place_of(const pconv_plan& p, int64_t t) {
 
 // Which lanes of tile t are outputs that this tile can store, for a strip of one band.
 void set_lanes(const pconv_plan& p, int64_t t, int64_t x0, TileArgs* args) {
-  const int64_t width = int64_t{p.ukernel->info->vectors} * p.isa->table->lanes;
+  const int64_t width = p.ukernel->width();
   const bool first = t == 0, last = t + 1 == p.columns.n_tiles(1);
   args->has_prev = p.columns.carry && !first;
   args->has_next = p.columns.carry && !last;
@@ -164,8 +164,8 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.seam_step = band_rows * args.row_stride - p.columns.span();
   pack.rows_to_next_band = static_cast<int32_t>(band_rows);
   pack.columns_of_band = static_cast<int32_t>(p.columns.span());
-  // Lane 0 of a pattern ukernel holds the input of its centre tap, otherwise that of its first tap.
-  const int64_t first_column = !p.ukernel->info->pattern() ? 0 : 1;
+  // Lane 0 of a pattern ukernel that shifts sums holds the input of its centre tap, otherwise that of its first tap.
+  const int64_t first_column = p.ukernel->info->pattern() && p.ukernel->info->body != Body::kLine ? 1 : 0;
   if (!p.ukernel->info->pattern()) {
     const TileShape shape(p.conv, *p.ukernel);
     args.row_step = shape.row_step;

@@ -4,8 +4,8 @@ python bench/aarch64/beside_mnn.py [LAYER ...].
 `make aarch64-rivals` sets up what it needs and runs it: VGG-16's nine unique layers and those of ResNet-18 and -50.
 Counted are runs alone, without start-up, loading and weights that are prepared: of ours the difference between N and
 2N, of MNN, whose start-up differs from process to process, what lies between two marks. Outputs are compared with
-torch's. Input and output are NCHW, as everywhere in these reports; what MNN's conversion to its layout and back costs
-is counted too and stands beside. Writes docs/results/aarch64-mnn.md, .json and .png.
+torch's. Input and output are NCHW, as everywhere in these reports: MNN converts its output within the run, and what
+it takes to bring the input into its layout is counted apart and added. Writes docs/results/aarch64-mnn.md, .json, .png.
 """
 
 from __future__ import annotations
@@ -79,18 +79,24 @@ def count_mnn(layer: str, folder: Path, name: str) -> dict[str, Any]:
     return difference(middle, begin, RUNS)._asdict() | {"layout_insns": layout.insns, "deviation": off}
 
 
-def count_layer(folder: Path) -> dict[str, Any]:
+def count_layer(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """known: rows of an earlier report, by layer, from which MNN's counts are taken."""
     layer = folder.name
     row: dict[str, Any] = {"layer": layer, **json.loads((folder / "kept.json").read_text())}
     row["pconv_ops"] = count_ours(layer, folder)
-    row |= {name: count_mnn(layer, folder, name) for name in FORMS}
+    row |= {name: known[layer][name] if layer in known else count_mnn(layer, folder, name) for name in FORMS}
     print(layer, *(f"{name} {row[name]['insns']:,}" for name in ("pconv_ops", *FORMS)), flush=True)
     return row
 
 
 def ratio(row: dict[str, Any]) -> float:
-    """Our instructions by those of MNN's better mode."""
-    return row["pconv_ops"]["insns"] / min(row[name]["insns"] for name in FORMS)
+    """Our instructions by those of MNN's better mode, its input's layout included."""
+    return row["pconv_ops"]["insns"] / min(row[name]["insns"] + row[name]["layout_insns"] for name in FORMS)
+
+
+def version() -> str:
+    requirements = (ROOT / "bench" / "rivals" / "requirements.txt").read_text()
+    return next(line for line in requirements.splitlines() if line.startswith("MNN=="))
 
 
 def text(rows: list[dict[str, Any]]) -> str:
@@ -102,13 +108,14 @@ def text(rows: list[dict[str, Any]]) -> str:
         for name in ("pconv_ops", *FORMS):
             insns, fmla = row[name]["insns"], row[name]["fmla"]
             cells += [f"{1e-6 * insns:.1f}", f"{1e-6 * fmla:.1f}", f"{insns / fmla:.2f}" if fmla else "-"]
-        lines.append([*cells, f"{ratio(row):.2f}"])
+        layout = min(row[name]["layout_insns"] for name in FORMS)
+        lines.append([*cells, f"{1e-6 * layout:.1f}", f"{ratio(row):.2f}"])
     return (
         "Instructions and FMLA of one run, one thread, in millions; `a FMLA`: instructions for each. Layers: "
         "in x out x side of the input, k: kernel (3), s: stride (1); 3x3 layers keep four of nine weights of every "
-        "3.1th kernel, 1x1 layers a block of four filters of every 3.1th, 3x64x224 all. MNN 3.6.1 with precision "
-        "high, its input in its own layout beforehand. Last column: ours by MNN's better mode.\n\n"
-        + table([*headers, "ours / better"], lines)
+        f"3.1th kernel, 1x1 layers a block of four filters of every 3.1th, 3x64x224 all. {version()}, precision high. "
+        "Layout: what MNN takes to bring an NCHW input into its own layout. Last column: ours by MNN's better mode "
+        "with that.\n\n" + table([*headers, "layout, M", "ours / better"], lines)
     )
 
 
@@ -126,14 +133,18 @@ def draw(figure: Any, rows: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("layers", nargs="*", default=[*LAYERS, *RESNET_LAYERS], metavar="LAYER")
+    parser.add_argument("--ours", action="store_true", help="count ours alone: MNN's counts are those of the report")
     options = parser.parse_args()
+    report, known = options.out / "aarch64-mnn", {}
+    if options.ours:
+        known = {row["layer"]: row for row in json.loads(report.with_suffix(".json").read_text())["rows"]}
     build_plugin()
     folders = [prepare(layer) for layer in options.layers]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(count_layer, folders))
+        rows = list(pool.map(lambda folder: count_layer(folder, known), folders))
     where = {"cpu": "emulated Cortex-A76 (qemu-user)", "isa": "neon"}
     title = "Instructions beside MNN, aarch64"
-    write_page(options.out / "aarch64-mnn", title, text(rows), rows, lambda f: draw(f, rows), (11, 5), **where)
+    write_page(report, title, text(rows), rows, lambda f: draw(f, rows), (11, 5), **where)
     return 0
 
 

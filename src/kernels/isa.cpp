@@ -19,6 +19,7 @@ namespace {
 #include "kernels/unroll.inl"
 #include "kernels/pack_tile.inl"
 #include "kernels/conv3x3.inl"
+#include "kernels/line3x3.inl"
 #include "kernels/map3x3.inl"
 #include "kernels/tiny3x3.inl"
 #include "kernels/split_row.inl"

@@ -9,6 +9,13 @@ constexpr KernelInfo conv3x3_row() {
 }
 
 template <class V, int kRows, int kVectors>
+constexpr KernelInfo line3x3_row() {
+  using Line = Line3x3<kRows, kVectors>;
+  constexpr int kTileFloats = Line::kTileRows * Line::kRowFloats;
+  return {"line3x3", Body::kLine, 1, kRows, kVectors, 0, kRows, kAllTaps, kTileFloats, 0, Line::compute, Line::pack};
+}
+
+template <class V, int kRows, int kVectors>
 constexpr KernelInfo conv3x3s2_row() {
   using Strided = Conv3x3S2<kRows, kVectors>;
   return {"conv3x3",
@@ -135,8 +142,9 @@ struct Tiles<V, 16> {
 };
 template <class V>
 struct Tiles<V, 8> {
-  // 16 registers: 12 sums beside a pattern's four weights, or 15 beside one; inputs are memory operands.
-  static constexpr KernelInfo kRows[] = {conv3x3_row<V, 5, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
+  // 16 registers: 12 sums beside two weights and inputs. Maps of up to 8 columns: 8 sums in one vector a row.
+  static constexpr KernelInfo kRows[] = {line3x3_row<V, 6, 2>(),   line3x3_row<V, 5, 2>(),   line3x3_row<V, 4, 2>(),
+                                         line3x3_row<V, 8, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 3, 4>(), planes_row<V, 8, 1>(),
                                          planes_row<V, 3, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
                                          dwdirect_row(),           depthwise_row()};

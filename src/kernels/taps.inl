@@ -57,7 +57,7 @@ class Taps {
   // Weights of single filters come in fours, as NEON reads them.
   static constexpr int kSteps = kBlock == 1 ? 4 : 1;
 
-  static constexpr bool kByFilter = V::kFewRegisters && kBlock > 1 && kBlock * kSums > 8;
+  static constexpr bool kByFilter = V::kFewRegisters && kBlock > 1 && kBlock* kSums > 8;
 
   struct Sums {
     Reg sum[kBlock][kSums];

@@ -110,7 +110,8 @@ struct TileArgs {
   bool prefetch_tile;     // the tile is larger than L1: prefetch it inside the filters too
   bool ragged_input;      // planes: of the last vector only the tile's lanes are readable
   ptrdiff_t row_step;     // windows: floats in the tile from the inputs of an output row to those of the next
-  // Body::kScatter: from a plane to the next, and from one of its rows to the next; what `filters` do; `carry` holds their sums, which start and end here.
+  // Body::kScatter: from a plane to the next, and from one of its rows to the next; what `filters` do; `carry` holds
+  // their sums, which start and end here.
   ptrdiff_t plane_bytes, plane_row_bytes;
   const ScatterProgram* scatter;
   const uint16_t* inner_lanes;  // null: no tap is shifted. Of each vector the outputs that are not their row's first
@@ -274,6 +275,7 @@ constexpr uint32_t kAllTaps = 0x1ff, kCrossTaps = 0x0ba;  // as masks of pattern
 
 enum class Body {
   kPattern,    // conv3x3.inl, conv3x3s2.inl: 3x3, stride 1 or 2, tiles of rows of vectors
+  kLine,       // line3x3.inl: 3x3, stride 1, a row of the tile is a cache line
   kMap,        // map3x3.inl: the same, the tile is a map of any shape, padded by 1, row after row
   kTinyMap,    // tiny3x3.inl: the same for a few pixels
   kWindow,     // taps.inl: any geometry, tiles hold the rows that the outputs read
@@ -297,7 +299,7 @@ struct KernelInfo {
   PackTileFn pack;    // null with planes, and depthwise
 
   bool whole_map() const { return body == Body::kMap || body == Body::kTinyMap; }
-  bool pattern() const { return body == Body::kPattern || whole_map(); }
+  bool pattern() const { return body == Body::kPattern || body == Body::kLine || whole_map(); }
   bool planes() const { return body == Body::kPlanes || body == Body::kScatter; }
   bool depthwise() const { return body == Body::kDepthwise || body == Body::kDwDirect; }
 };

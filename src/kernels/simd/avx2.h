@@ -27,6 +27,8 @@ struct Vec {
   static PCONV_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }
   static PCONV_INLINE Reg load(const float* p) { return _mm256_load_ps(p); }
   static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm256_loadu_ps(p); }
+  // Loaded once, where the compiler would read memory again with every use.
+  static PCONV_INLINE void keep(Reg& v) { asm("" : "+x"(v)); }
   static PCONV_INLINE void store(float* p, Reg v) { _mm256_store_ps(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm256_storeu_ps(p, v); }
   // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.

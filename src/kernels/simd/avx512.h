@@ -33,6 +33,7 @@ struct Vec {
   static PCONV_INLINE Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static PCONV_INLINE Reg load(const float* p) { return _mm512_load_ps(p); }
   static PCONV_INLINE Reg load_unaligned(const float* p) { return _mm512_loadu_ps(p); }
+  static PCONV_INLINE void keep(Reg&) {}  // see avx2.h
   static PCONV_INLINE void store(float* p, Reg v) { _mm512_store_ps(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.

@@ -29,6 +29,7 @@ struct Vec {
   static PCONV_INLINE Reg broadcast(float x) { return vdupq_n_f32(x); }
   static PCONV_INLINE Reg load(const float* p) { return vld1q_f32(p); }
   static PCONV_INLINE Reg load_unaligned(const float* p) { return vld1q_f32(p); }
+  static PCONV_INLINE void keep(Reg&) {}  // see avx2.h
   static PCONV_INLINE void store(float* p, Reg v) { vst1q_f32(p, v); }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { vst1q_f32(p, v); }
   // The last lanes of a vector in as few bytes as one store without shuffling allows; load_last brings them back there.

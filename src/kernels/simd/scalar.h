@@ -24,6 +24,7 @@ struct Vec {
   static PCONV_INLINE Reg broadcast(float x) { return x; }
   static PCONV_INLINE Reg load(const float* p) { return *p; }
   static PCONV_INLINE Reg load_unaligned(const float* p) { return *p; }
+  static PCONV_INLINE void keep(Reg&) {}  // see avx2.h
   static PCONV_INLINE void store(float* p, Reg v) { *p = v; }
   static PCONV_INLINE void store_unaligned(float* p, Reg v) { *p = v; }
   static constexpr int kLastLanes = 1;
