@@ -41,7 +41,7 @@
 #ifndef N_TILES  // items along a column
 #define N_TILES 14
 #endif
-#ifndef TILED  // 1: inputs are packed tile by tile, and a work-group of a CPU has the filters of one tile
+#ifndef TILED  // 1: inputs are packed tile by tile, and a work-group of a CPU has many filters of one
 #define TILED 0
 #endif
 #ifndef N_GROUPS  // of OCB filters

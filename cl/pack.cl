@@ -40,7 +40,7 @@ static inline void pack_row(__global const T* from, __global T* to, const int w,
 
 // x [images * channels][h][w] -> y [images][tiles_h][tiles_w][channels][n_phases][rows][pitch], zeros outside; a tile
 // begins `step_h` rows below the one before, and `step_w` columns beside it. `phases`: (row, column) of each. Global
-// size (1 or pitch, tiles_h * n_phases * rows, images * channels).
+// size (1 or pitch, images * channels, tiles_h * n_phases * rows).
 __kernel void pack_planes(__global const T* x, __global T* y, __global const int* phases, const int h, const int w,
                           const int rows, const int n_phases, const int stride_h, const int pad_top,
                           const int pad_left, const int pitch, const int channels, const int n_planes,

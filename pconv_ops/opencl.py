@@ -198,7 +198,7 @@ class OpenCLModel(CompiledModel):
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         keys = self._layer_keys(shapes)
         times: dict[str, dict[Tile | None, float]] = {}
-        for tile in (None, *candidates(self._usual.lanes, self._usual.max_texels > 0)):
+        for tile in (None, *candidates(self._usual.lanes, self._usual.max_texels > 0, self._usual.by_row)):
             tiles = {} if tile is None else dict.fromkeys(keys.values(), tile)
             for node, ms in self._times_with(tiles, tensors, runs).items():
                 if node in keys:

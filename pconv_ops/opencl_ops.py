@@ -145,7 +145,9 @@ def default_tile(layer: PackedConv, out_h: int, out_w: int, target: Target) -> T
     CPU sparse windows read tiles that their cache holds (docs/PERFORMANCE.md, OpenCL)."""
     if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
         return Tile(target.lanes, min(2, out_h), 4, images=target.images)
-    if target.by_row and math.prod(layer.kernel_size) > 1 and layer.in_channels > layer.groups:
+    packed = layer.stride != (1, 1) or any(layer.padding)  # others are read in place
+    near = max(layer.kernel_size) <= 3 and layer.dilation == (1, 1)  # a tile's halo is small
+    if target.by_row and packed and near and layer.in_channels > layer.groups:
         if out_w > _TILED_WIDTH:
             return Tile(target.lanes, min(4, out_h), vectors=2)
         vectors = 1 if out_w <= target.lanes else 2
@@ -165,6 +167,8 @@ def _conv(node: NodeView, target: Target) -> Step:
     macros["HAS_RESIDUAL"] = int(len(node.inputs) > 1)
     tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, *layer.output_shape(h, w), target)
     program = program_of(layer, n, h, w, tile, macros, target.half)
+    if program.packing is not None and n * layer.in_channels * program.packing.channel > MAX_FLOATS:
+        program = program_of(layer, n, h, w, replace(tile, tiled=False), macros, target.half)  # takes less
     count = program.input_floats(n * layer.in_channels, h * w) // TEXEL
     if program.images and count > target.max_texels:
         program = program_of(layer, n, h, w, replace(tile, images=False), macros, target.half)

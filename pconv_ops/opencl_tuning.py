@@ -17,13 +17,14 @@ from .opencl_device import DeviceInfo
 # (rows, filters of a group or 0 for as many as pay, vectors). Measured on PoCL: docs/PERFORMANCE.md, OpenCL.
 _SHAPES = ((7, 0, 1), (4, 0, 1), (2, 0, 1), (1, 0, 1), (4, 0, 2), (6, 0, 2), (2, 4, 1), (1, 8, 1), (4, 2, 1))
 _TILED_SHAPES = ((4, 0, 2), (5, 0, 2), (7, 0, 1), (2, 0, 4))
-_VERSION = 1  # of the file and of what tiles mean
+_VERSION = 2  # of the file and of what tiles mean
 
 
-def candidates(lanes: int, images: bool) -> list[Tile]:
-    """Tiles that are worth trying for a layer. images: the device has images of such vectors."""
+def candidates(lanes: int, images: bool, by_row: bool) -> list[Tile]:
+    """Tiles that are worth trying for a layer. images: the device has images of such vectors. by_row: it is a CPU,
+    where neighbouring items need not read neighbouring floats."""
     plain = [Tile(lanes, *shape) for shape in _SHAPES]
-    tiled = [Tile(lanes, *shape, tiled=True) for shape in _TILED_SHAPES]
+    tiled = [Tile(lanes, *shape, tiled=True) for shape in _TILED_SHAPES if by_row]
     return [*plain, *tiled, *(replace(tile, images=True) for tile in plain if images)]
 
 

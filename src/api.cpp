@@ -179,7 +179,7 @@ pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info* info) {
            plan->prepacked->n_taps - plan->nnz,
            plan->isa->name,
            plan->ukernel->name,
-           plan->prepacked->bytes() + plan->direct.bytes(),
+           plan->prepacked->bytes() + plan->own_bytes(),
            plan->scratch_bytes};
   return PCONV_OK;
 }

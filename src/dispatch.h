@@ -2,7 +2,6 @@
 #ifndef PCONV_DISPATCH_H_
 #define PCONV_DISPATCH_H_
 
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/ukernel.h"
@@ -24,8 +23,8 @@ struct Ukernel {
 
   // Outputs of a row of a tile.
   int64_t width() const {
-    const int64_t vectors = int64_t{info->vectors} * isa->table->lanes;
-    return info->body == Body::kLine ? std::min<int64_t>(vectors, kTileAlign / sizeof(float) - 2) : vectors;
+    const int lanes = isa->table->lanes;
+    return info->body == Body::kLine ? line_outputs(info->vectors, lanes) : int64_t{info->vectors} * lanes;
   }
 };
 

@@ -15,6 +15,10 @@ namespace pconv {
 struct PlacedTaps {
   std::vector<int32_t> offsets;
   std::vector<FilterProgram> filters;  // the prepacked ones, reading these offsets
+
+  int64_t bytes() const {
+    return static_cast<int64_t>(offsets.size() * sizeof(int32_t) + filters.size() * sizeof(FilterProgram));
+  }
 };
 
 // Of a plan with Body::kPlanes that has its prepacked form.

@@ -54,6 +54,8 @@ struct pconv_plan {
   std::shared_ptr<const pconv::PlacedTaps> placed;  // of Body::kPlanes
   int64_t scratch_bytes;                            // of one thread
 
+  // Memory that the plan holds beside the prepacked form.
+  int64_t own_bytes() const { return direct.bytes() + (placed != nullptr ? placed->bytes() : 0); }
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
   int64_t n_strips() const {

@@ -130,6 +130,11 @@ void set_lanes_of_bands(const pconv_plan& p, const Strip& strip, const Place& pl
   args->near_seam = seam || args->prev_seam > 0;
 }
 
+// Lane 0 of a pattern ukernel that shifts sums holds the input of its centre tap, otherwise that of its first tap.
+int64_t first_column(const pconv_plan& p) {
+  return p.ukernel->info->pattern() && p.ukernel->info->body != Body::kLine ? 1 : 0;
+}
+
 // What to prefetch while tile t of n_tiles runs: the input of the next tile, and from the last tile of a strip the
 // first tile of the strip that this thread will probably take next, whose pages nobody has touched yet. `y_in` is the
 // image row of the strip's first row, `out` its first output row.
@@ -141,7 +146,8 @@ void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_
   const int64_t rows = p.ukernel->info->band_rows;
   if (t + 1 < n_tiles) {
     const Place next = place_of(p, t + 1);
-    args->next_input = pack.image + (y_in + next.band * rows) * pack.row_stride + next.x0 + 1 - p.conv.pad_left;
+    args->next_input =
+        pack.image + (y_in + next.band * rows) * pack.row_stride + next.x0 + first_column(p) - p.conv.pad_left;
     return;
   }
   const int64_t down = strip.rows_to_next;
@@ -164,8 +170,6 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.seam_step = band_rows * args.row_stride - p.columns.span();
   pack.rows_to_next_band = static_cast<int32_t>(band_rows);
   pack.columns_of_band = static_cast<int32_t>(p.columns.span());
-  // Lane 0 of a pattern ukernel that shifts sums holds the input of its centre tap, otherwise that of its first tap.
-  const int64_t first_column = p.ukernel->info->pattern() && p.ukernel->info->body != Body::kLine ? 1 : 0;
   if (!p.ukernel->info->pattern()) {
     const TileShape shape(p.conv, *p.ukernel);
     args.row_step = shape.row_step;
@@ -184,7 +188,7 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
       set_lanes(p, t, place.x0, &args);
     }
     const int64_t down = place.band * band_rows, to_lane_0 = down * args.row_stride + place.x0;
-    pack.x0 = static_cast<int32_t>(place.x0 * p.conv.stride_w + first_column - p.conv.pad_left);
+    pack.x0 = static_cast<int32_t>(place.x0 * p.conv.stride_w + first_column(p) - p.conv.pad_left);
     pack.y0 = static_cast<int32_t>(y_in + down);
     pack.seam = args.seam;
     args.out = out + to_lane_0;

@@ -193,7 +193,7 @@ def test_tiles_are_tuned_and_kept(monkeypatch, tmp_path):
         return found if tiles else dict.fromkeys(found, 1e9)
 
     monkeypatch.setattr(OpenCLModel, "_times_with", usual_is_slow)
-    monkeypatch.setattr(opencl, "candidates", lambda lanes, images: [Tile(lanes, 3), Tile(lanes, 2, 2)])
+    monkeypatch.setattr(opencl, "candidates", lambda lanes, images, by_row: [Tile(lanes, 3), Tile(lanes, 2, 2)])
     chosen = model.tune(runs=1)
     assert chosen and all(tile.rows in (2, 3) for _, tile in chosen)
     assert distance(model(x), want) < 1e-5

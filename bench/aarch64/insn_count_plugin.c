@@ -4,8 +4,8 @@
  *   qemu-aarch64 -cpu cortex-a76 -L /usr/aarch64-linux-gnu -plugin ./insn_count.so PROGRAM
  * Counts of a single-threaded program are exact and repeatable. Run it with N and with 2N repeats and subtract, to
  * leave start-up out; or, where runs of a program differ, let it write to file descriptor 1000, which does not exist:
- * each time a line with the counts so far is printed. The declarations below are the part of qemu's plugin interface (version 1) that it needs: Debian
- * ships no header. */
+ * each time a line with the counts so far is printed. The declarations below are the part of qemu's plugin interface
+ * (version 1) that it needs: Debian ships no header. */
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pconv_ops.cases import BenchOptions, LayerSpec, conv_cases, convs, net_cases, single_case
+from pconv_ops.cases import BenchOptions, LayerSpec, conv_cases, convs, net_cases, single_case, single_conv
 
 # 6.98 times fewer weights in 3x3 layers (four of nine, of every 3.1th kernel); 1x1 layers 3.1 times, in blocks of four.
 RATE, BLOCK = 3.1, 4
@@ -32,7 +32,9 @@ RESNET_LAYERS = (
     *("conv512x512x7", "conv64x256x56k1", "conv256x64x56k1", "conv512x128x28k1", "conv128x512x28k1"),
     *("conv1024x256x14k1", "conv256x1024x14k1", "conv2048x512x7k1", "conv512x2048x7k1"),
 )
-_LAYER = re.compile(r"conv(?P<ic>\d+)x(?P<oc>\d+)x(?P<side>\d+)(?:k(?P<kernel>\d+))?(?:s(?P<stride>\d+))?")
+_LAYER = re.compile(
+    r"conv(?P<ic>\d+)x(?P<oc>\d+)x(?P<side>\d+)(?:k(?P<kernel>\d+))?(?:s(?P<stride>\d+))?(?:r(?P<rate>[\d.]+))?"
+)
 
 
 def options_of(net: str) -> BenchOptions:
@@ -43,14 +45,18 @@ def options_of(net: str) -> BenchOptions:
 
 
 def model_of(name: str) -> tuple[nn.Module, torch.Tensor]:
-    """(pruned model, input) of a network of NETS or a layer: conv<in>x<out>x<side>[k<kernel>][s<stride>]."""
+    """(pruned model, input) of a network of NETS or a layer: conv<in>x<out>x<side>[k<kernel>][s<stride>][r<rate>], with
+    a kernel of so many kept (RATE; 0: the layer stays dense)."""
     layer = _LAYER.fullmatch(name)
     if layer is None:
         return net_cases(name, options_of(name))[:2]
     ic, oc, side = (int(layer[part]) for part in ("ic", "oc", "side"))
     kernel, stride = int(layer["kernel"] or 3), int(layer["stride"] or 1)
-    options = BenchOptions(connectivity=RATE, block=BLOCK if kernel == 1 else 1)
-    case = single_case(LayerSpec(ic, oc, side, side, stride, kernel), options)
+    rate = float(layer["rate"] or RATE)
+    spec = LayerSpec(ic, oc, side, side, stride, kernel)
+    case = single_case(spec, BenchOptions(connectivity=rate or RATE, block=BLOCK if kernel == 1 else 1))
+    if rate == 0:
+        return nn.Sequential(single_conv(spec)).eval(), case.x
     return nn.Sequential(case.conv).eval(), case.x
 
 

@@ -167,26 +167,27 @@ def check_again(cell: Cell, worker: Worker, folder: Path) -> None:
 
 def take_turns(turns: Sequence[tuple[Cell, Worker]], rounds: int) -> None:
     """Milliseconds into the cells. A worker that fails on the way has a reason instead."""
-    times: dict[str, list[float]] = {cell.framework: [] for cell, _ in turns}
-    repeats = dict.fromkeys(times, 1)
+    times: list[list[float]] = [[] for _ in turns]
+    repeats = [1] * len(turns)
     for i in range(rounds + 1):  # the first one tells how often to repeat
-        first = i % max(len(turns), 1)
-        for cell, worker in [*turns[first:], *turns[:first]]:  # nobody always follows the same one
+        for turn in range(len(turns)):
+            k = (turn + i) % len(turns)  # nobody always follows the same one
+            cell, worker = turns[k]
             if cell.reason:
                 continue
             time.sleep(QUIET_S)
             try:
-                seconds = worker.ask(f"time {repeats[cell.framework]}")["seconds"]
+                seconds = worker.ask(f"time {repeats[k]}")["seconds"]
             except RuntimeError as error:
                 cell.reason = str(error)
                 continue
             if i == 0:
-                repeats[cell.framework] = max(1, int(MIN_ROUND_S / seconds) + 1)
+                repeats[k] = max(1, int(MIN_ROUND_S / seconds) + 1)
             else:
-                times[cell.framework].append(1e3 * seconds)
-    for cell, _ in turns:
+                times[k].append(1e3 * seconds)
+    for (cell, _), found in zip(turns, times, strict=True):
         if not cell.reason:
-            cell.rounds = tuple(times[cell.framework])
+            cell.rounds = tuple(found)
             cell.ms = median(cell.rounds)
 
 

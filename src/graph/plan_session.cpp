@@ -156,6 +156,7 @@ class SessionPlanner {
     for (const Step& step : session_.steps) {
       if (step.plan == nullptr) continue;
       add(step.plan->prepacked.get(), step.plan->prepacked->bytes());
+      add(step.plan.get(), step.plan->own_bytes());
       const pconv_packed& layer = *model_.nodes[static_cast<size_t>(step.node)].find(Role::kLayer)->layer;
       add(&layer, static_cast<int64_t>(layer.n_bytes));
     }

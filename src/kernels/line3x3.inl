@@ -1,16 +1,15 @@
 // 3x3 convolutions with stride 1 where registers are few: one set of sums, inputs read wherever they begin. A row of
-// the tile is one cache line, so that no load is split, and has the inputs of two outputs less than floats; where
-// vectors do not divide these, the last one repeats some of the one before. Against the deferred shift of conv3x3.inl a
-// sixth of the multiply-adds computes what others have computed, but one kernel does three times the work between its
-// overheads (docs/PERFORMANCE.md). Included by isa.cpp inside the ISA's unnamed namespace.
+// the tile is one cache line, so that no load is split. Two vectors a row overlap by what the kernel reads beyond the
+// line: two lanes of 16 compute what the other vector has. Against the deferred shift of conv3x3.inl a kernel does up
+// to three times the work between its overheads (docs/PERFORMANCE.md). Included by isa.cpp inside the ISA's unnamed
+// namespace.
 
 template <int kRows, int kVectors>
 class Line3x3 {
  public:
   static constexpr int kTileRows = kRows + 2;
   static constexpr int kRowFloats = kTileAlign / static_cast<int>(sizeof(float));
-  // Outputs of a row.
-  static constexpr int kWidth = kVectors * Vec::kLanes < kRowFloats - 2 ? kVectors * Vec::kLanes : kRowFloats - 2;
+  static constexpr int kWidth = line_outputs(kVectors, Vec::kLanes);
 
   static void compute(const TileArgs& args) noexcept {
     BandPrefetch<kRows, kRowFloats / Vec::kLanes> prefetch(args);

@@ -76,7 +76,14 @@ struct ScatterProgram {
   const int32_t* sums;   // per kernel: floats from `carry` to the sums of its filter
 };
 
-// One tile of rows x (vectors * lanes) outputs, for a list of filters. The pattern ukernels, 3x3 with stride 1:
+// Outputs of a row of a tile whose rows are single cache lines (Body::kLine); a 3x3 kernel reads two columns more.
+constexpr int line_outputs(int vectors, int lanes) {
+  constexpr int kMost = kTileAlign / static_cast<int>(sizeof(float)) - 2;
+  return vectors * lanes < kMost ? vectors * lanes : kMost;
+}
+
+// One tile of rows x (vectors * lanes) outputs, for a list of filters; Body::kLine: rows x line_outputs(), lane j holds
+// the input column of its left tap, and nothing is shifted or carried. Other pattern ukernels, 3x3 with stride 1:
 // Lane j of the tile is output column x0 + j and holds the input column of its centre tap. The sums of the taps in the
 // left (right) column are shifted by one lane up (down) at the end; what crosses the tile's edge goes through `carry`.
 // A tile may reach over a seam (strips: docs/ARCHITECTURE.md): lanes from `seam` on belong to the band below, where
@@ -120,9 +127,9 @@ struct TileArgs {
 // Copies the input window of a tile: rows y0 .. y0+tile_rows-1, columns x0 .. x0+vectors*lanes-1 of every channel,
 // zeros outside the image.
 // Columns from x0 + seam on are taken from rows_to_next_band rows further down and columns_of_band columns to the left.
-// Whole-map ukernels take the image as it is: row_stride == w, y0 and x0 unused, no seam.
-// Windows: tile_rows rows of `phases` times row_floats floats, float j of phase p being column
-// x0 + p + j * phases; no seam.
+// Body::kLine takes a cache line of columns. Whole-map ukernels take the image as it is: row_stride == w, y0 and x0
+// unused, no seam. Windows: tile_rows rows of `phases` times row_floats floats, float j of phase p being column x0 + p
+// + j * phases; no seam.
 struct PackTileArgs {
   const float* image;                    // [n_channels][h][w] with the strides below
   ptrdiff_t channel_stride, row_stride;  // in floats

@@ -161,7 +161,8 @@ void add_tests() {
     });
   }
   for_each_way("runs", [](const Way& way) {
-    if (way.ukernel.find("_conv3x3_") == std::string::npos && way.ukernel.find("_line3x3_") == std::string::npos) return;
+    if (way.ukernel.find("_conv3x3_") == std::string::npos && way.ukernel.find("_line3x3_") == std::string::npos)
+      return;
     state().tests.push_back({"runs/" + way.id(), [way] { check_runs(way); }});
   });
 }

@@ -4,6 +4,7 @@
 // special biases and residuals, and clamps that let NaN through.
 #include <iterator>
 
+#include "kernels/ukernel.h"
 #include "reference.h"
 
 namespace pconv_test {
@@ -13,6 +14,13 @@ constexpr float kDenormal = 0x1.8p-140f;
 constexpr float kMax = std::numeric_limits<float>::max();
 constexpr float kSpecials[] = {kNaN, kInf, -kInf, kDenormal, -kDenormal, -0.0f, kMax, -kMax};
 constexpr int64_t kChannels = 2, kFilters = 4;
+
+// Outputs of a row of the tile.
+int64_t row_outputs(const Way& way) {
+  const bool line = way.ukernel.find("_line3x3_") != std::string::npos;
+  const int vectors = static_cast<int>(way.vectors), lanes = static_cast<int>(way.lanes);
+  return line ? pconv::line_outputs(vectors, lanes) : vectors * lanes;
+}
 
 struct Place {
   const char* name;
@@ -25,7 +33,7 @@ std::vector<Place> places(const Way& way, const Target& t) {
     for (int64_t i = 0; i < t.h * t.w; i += 1 + t.h * t.w / 40) all.push_back({"of the map", i / t.w, i % t.w});
     return all;
   }
-  const int64_t y = way.rows / 2, x = way.lanes / 2, tile = way.vectors * way.lanes;
+  const int64_t y = way.rows / 2, x = way.lanes / 2, tile = row_outputs(way);
   return {{"top", 0, x + 1},
           {"left", y, 0},
           {"bottom", (t.h - 1) / way.step(), x + 1},

@@ -15,7 +15,7 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kPeakSums = 12;  // independent sums that fill both FMA pipes and fit the registers
 
-  static constexpr bool kFewRegisters = true;  // 16, no more than some sums and their inputs
+  static constexpr bool kFewRegisters = true;  // 12 sums leave room for one or two weights and an input
   static constexpr bool kPrefetch = true;
   static constexpr bool kInPairs = false;  // see neon.h
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that

@@ -21,9 +21,9 @@ struct Vec {
   static constexpr int kPeakSums = 24;  // independent sums that fill both FMA pipes and fit the registers
 
   // Measured: 64 channels at 224x224 5.5 -> 3.6 ms, docs/PERFORMANCE.md.
-  static constexpr bool kFewRegisters = false;  // 16, no more than some sums and their inputs
   static constexpr bool kPrefetch = true;
-  static constexpr bool kInPairs = false;  // see neon.h
+  static constexpr bool kFewRegisters = false;  // see avx2.h
+  static constexpr bool kInPairs = false;       // see neon.h
   // What an input vector and a kernel cost beside their multiply-adds: fitted so that the plan takes the tile that
   // measured best on the VGG-16 shapes.
   // Starting a run: fitted by trying 0 to 48.

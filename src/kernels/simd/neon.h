@@ -16,9 +16,9 @@ struct Vec {
   static constexpr int kPeakSums = 24;  // independent sums that fill the FP pipes and fit the registers
 
   // Nobody has measured prefetching on a NEON core yet; it would cost 3 % more instructions.
-  static constexpr bool kFewRegisters = false;  // 16, no more than some sums and their inputs
   static constexpr bool kPrefetch = false;
   // Loads bound the sums where taps share few of them (conv3x3s2.inl): two by one instruction, four kernels a turn.
+  static constexpr bool kFewRegisters = false;  // see avx2.h
   static constexpr bool kInPairs = true;
   // What an input vector and a kernel cost beside their multiply-adds: two loads and two FMLA a cycle on the
   // Cortex-A76, one instruction for two loads. Judged by instruction counts, nobody has timed it.

@@ -15,9 +15,9 @@ struct Vec {
   static constexpr bool kMasksLoads = false, kPicksLanes = false;
   static constexpr int kPeakSums = 12;  // independent sums that fill the FP pipes and fit 16 registers
 
-  static constexpr bool kFewRegisters = false;  // 16, no more than some sums and their inputs
   static constexpr bool kPrefetch = false;
-  static constexpr bool kInPairs = false;  // see neon.h
+  static constexpr bool kFewRegisters = false;  // see avx2.h
+  static constexpr bool kInPairs = false;       // see neon.h
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0, kKernelCost = 0.0, kRunCost = 0.0;
 
   static PCONV_INLINE Reg zero() { return 0.0f; }
