@@ -180,6 +180,7 @@ reproduce: build native
 	$(PY) bench/reproduce/techniques.py
 	$(PY) bench/reproduce/scaling.py
 	$(PY) bench/reproduce/figures.py
+	$(PY) bench/reproduce/break_even.py
 
 # A wrong LAYER is noticed before minutes of building.
 aarch64-count: build/stamps/venv

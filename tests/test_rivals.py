@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "reproduce"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "rivals"))
 
+import break_even
 import models
 import readme
 import run
@@ -75,3 +77,21 @@ def test_frameworks_take_turns(monkeypatch, tmp_path, capsys):
         finally:
             worker.close()
     assert "not installed" in capsys.readouterr().out
+
+
+def test_break_even_lies_between_measured_shares():
+    points = [(0.4, 4.0), (0.1, 1.0), (0.2, 2.0)]
+    assert break_even.break_even(points, 3.0) == pytest.approx(0.3)
+    assert break_even.break_even(points, 0.5) is None and break_even.break_even(points, 5.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "stride", "kept"),
+    [("conv8x16x8", 3, 1, 4 / 9 / 3.1), ("conv16x8x8k1s2r2", 1, 2, 1 / 2), ("conv8x8x8r0", 3, 1, 1.0)],
+)
+def test_layers_are_what_their_names_say(name, kernel, stride, kept):
+    model, x = models.model_of(name)
+    conv = model[0]
+    assert conv.kernel_size == (kernel, kernel) and conv.stride == (stride, stride) and x.shape[-1] == 8
+    share = float((conv.weight != 0).double().mean())
+    assert share == pytest.approx(kept, rel=0.15)

@@ -46,7 +46,7 @@ def prepare(layer: str) -> None:
         if not (folder / "net.pt").exists():
             write(folder.name, folder)
     folder = BUILD / "models" / f"{layer}r0"
-    for form in sorted(set(DENSE.values()) - {"net.pt"}):
+    for form in ("net.onnx", *sorted(set(DENSE.values()) - {"net.pt", "net.onnx"})):  # MNN's is made from ONNX
         if not (folder / form).exists():
             command = [str(BUILD / "main" / "bin" / "python"), str(HERE / "convert.py"), str(folder), form]
             subprocess.run(command, check=False, capture_output=True)  # what is missing then has its reason
@@ -107,6 +107,11 @@ def text(rows: list[dict[str, Any]]) -> str:
         + ", ".join(DENSE)
         + ", which compute all weights. Layers: in x out x side of the input, k: kernel (3), s: stride (1).\n\n"
         + table([*headers, "break-even"], lines)
+        + "".join(
+            f"\n\n{row['layer'].removeprefix('conv')}, {framework} does not count: {reason}."
+            for row in rows
+            for framework, reason in row["failed"].items()
+        )
     )
 
 
