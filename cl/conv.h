@@ -149,7 +149,7 @@ static inline void finish(const Item item, V* sums, __global const int* filters,
       const int row = (item.tile * ROWS + r) * OUT_W, column = item.column * WIDTH;
       V* const of_row = sums + (o * ROWS + r) * VECTORS;
 #pragma unroll
-      for (int v = 0; v < VECTORS; ++v) {  // all residuals before a store: vectors may share outputs, and y their memory
+      for (int v = 0; v < VECTORS; ++v) {  // residuals come before stores: y may be their memory
         const int n = lanes_inside(row, column + COLUMN_OF(v));
         if (n <= 0) continue;
         of_row[v] += bias[filter];

@@ -23,9 +23,9 @@ from .graph import Shape
 from .memory import aligned_empty
 from .opencl_conv import TEXEL, Tile
 from .opencl_device import Device, DeviceInfo, OpenCLError, devices, find_device, open_device, translated
-from .opencl_ops import Target, layer_key
+from .opencl_ops import Target
 from .opencl_session import Session
-from .opencl_tuning import candidates, load_tiles, save_tiles
+from .opencl_tuning import candidates, layer_key, load_tiles, save_tiles
 from .profile_report import Profile, StepTime
 
 __all__ = ["DeviceInfo", "OpenCLError", "OpenCLModel", "devices", "find_device"]

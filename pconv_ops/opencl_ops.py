@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ._native import PackedConv
 from .graph import Shape
 from .opencl_conv import TEXEL, ConvProgram, Tile, program_of
+from .opencl_tuning import default_tile, layer_key
 from .opencl_upsample import input_ratio, linear_tables, nearest_table
 
 MAX_FLOATS = 2**31 - 1  # kernels number floats by 32-bit integers
@@ -130,42 +131,14 @@ def _inner(shape: Shape) -> int:
 # ---- convolutions
 
 
-def layer_key(layer: PackedConv, n: int, h: int, w: int) -> str:
-    """Names what decides which tile is best: geometry, what is kept, input."""
-    numbers = (layer.in_channels, layer.out_channels, *layer.kernel_size, *layer.stride, *layer.padding)
-    kept = (*layer.dilation, layer.groups, layer.n_kernels, layer.nnz)
-    return ",".join(map(str, (*numbers, *kept, n, h, w)))
-
-
-_TILED_WIDTH = 112  # wider maps write more lines than tiles one by one can keep in a cache
-
-
-def default_tile(layer: PackedConv, out_h: int, out_w: int, target: Target) -> Tile:
-    """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads. On a
-    CPU sparse windows read tiles that their cache holds (docs/PERFORMANCE.md, OpenCL)."""
-    if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
-        return Tile(target.lanes, min(2, out_h), 4, images=target.images)
-    packed = layer.stride != (1, 1) or any(layer.padding)  # others are read in place
-    near = max(layer.kernel_size) <= 3 and layer.dilation == (1, 1)  # a tile's halo is small
-    if target.by_row and packed and near and layer.in_channels > layer.groups:
-        if out_w > _TILED_WIDTH:
-            return Tile(target.lanes, min(4, out_h), vectors=2)
-        vectors = 1 if out_w <= target.lanes else 2
-        return Tile(target.lanes, _filling_rows(out_h, 7 if vectors == 1 else 5), vectors=vectors, tiled=True)
-    return Tile(target.lanes, _filling_rows(out_h, 7), images=target.images)
-
-
-def _filling_rows(out_h: int, most: int) -> int:
-    return min(range(1, most + 1), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
-
-
 @lowers("conv")
 def _conv(node: NodeView, target: Target) -> Step:
     layer: PackedConv = node.data["layer"]()
     n, _, h, w = node.input_shapes[0]
     macros, slope, limits = _activation(node)
     macros["HAS_RESIDUAL"] = int(len(node.inputs) > 1)
-    tile = target.tiles.get(layer_key(layer, n, h, w)) or default_tile(layer, *layer.output_shape(h, w), target)
+    usual = default_tile(layer, *layer.output_shape(h, w), target.lanes, images=target.images, by_row=target.by_row)
+    tile = target.tiles.get(layer_key(layer, n, h, w)) or usual
     program = program_of(layer, n, h, w, tile, macros, target.half)
     if program.packing is not None and n * layer.in_channels * program.packing.channel > MAX_FLOATS:
         program = program_of(layer, n, h, w, replace(tile, tiled=False), macros, target.half)  # takes less

@@ -1,6 +1,5 @@
-"""Which tiles suit a device: candidates, and what was measured, kept on disk for each device and driver.
-
-Knows files and numbers; opencl.py measures.
+"""Which tiles suit a layer on a device: the usual one, candidates, and what was measured, kept on disk for each device
+and driver. Knows files and numbers; opencl.py measures.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ._native import PackedConv
 from .opencl_conv import Tile
 from .opencl_device import DeviceInfo
 
 # (rows, filters of a group or 0 for as many as pay, vectors). Measured on PoCL: docs/PERFORMANCE.md, OpenCL.
 _SHAPES = ((7, 0, 1), (4, 0, 1), (2, 0, 1), (1, 0, 1), (4, 0, 2), (6, 0, 2), (2, 4, 1), (1, 8, 1), (4, 2, 1))
 _TILED_SHAPES = ((4, 0, 2), (5, 0, 2), (7, 0, 1), (2, 0, 4))
+_TILED_WIDTH = 112  # wider maps write more lines than tiles one by one can keep in a cache
 _VERSION = 2  # of the file and of what tiles mean
 
 
@@ -26,6 +27,32 @@ def candidates(lanes: int, images: bool, by_row: bool) -> list[Tile]:
     plain = [Tile(lanes, *shape) for shape in _SHAPES]
     tiled = [Tile(lanes, *shape, tiled=True) for shape in _TILED_SHAPES if by_row]
     return [*plain, *tiled, *(replace(tile, images=True) for tile in plain if images)]
+
+
+def layer_key(layer: PackedConv, n: int, h: int, w: int) -> str:
+    """Names what decides which tile is best: geometry, what is kept, input."""
+    numbers = (layer.in_channels, layer.out_channels, *layer.kernel_size, *layer.stride, *layer.padding)
+    kept = (*layer.dilation, layer.groups, layer.n_kernels, layer.nnz)
+    return ",".join(map(str, (*numbers, *kept, n, h, w)))
+
+
+def default_tile(layer: PackedConv, out_h: int, out_w: int, lanes: int, *, images: bool, by_row: bool) -> Tile:
+    """Rows that fill the map, as many as registers hold for a filter alone; two where four filters share loads. On a
+    CPU (by_row) sparse windows read tiles that its cache holds (docs/PERFORMANCE.md, OpenCL)."""
+    if layer.density > 0.5 and layer.in_channels // layer.groups > 1:
+        return Tile(lanes, min(2, out_h), 4, images=images)
+    packed = layer.stride != (1, 1) or any(layer.padding)  # others are read in place
+    near = max(layer.kernel_size) <= 3 and layer.dilation == (1, 1)  # a tile's halo is small
+    if by_row and packed and near and layer.in_channels > layer.groups:
+        if out_w > _TILED_WIDTH:
+            return Tile(lanes, min(4, out_h), vectors=2)
+        vectors = 1 if out_w <= lanes else 2
+        return Tile(lanes, _filling_rows(out_h, 7 if vectors == 1 else 5), vectors=vectors, tiled=True)
+    return Tile(lanes, _filling_rows(out_h, 7), images=images)
+
+
+def _filling_rows(out_h: int, most: int) -> int:
+    return min(range(1, most + 1), key=lambda rows: (-(-out_h // rows) * rows * (1 + 0.25 / rows), -rows))
 
 
 def tiles_file(device: DeviceInfo) -> Path:

@@ -22,7 +22,8 @@ from torch import nn
 import pconv_ops
 from pconv_ops import OpenCLModel, opencl, prune_
 from pconv_ops.opencl_conv import Tile
-from pconv_ops.opencl_ops import Target, layer_key
+from pconv_ops.opencl_ops import Target
+from pconv_ops.opencl_tuning import layer_key
 
 
 @pytest.mark.parametrize("case", OPERATORS)
