@@ -144,7 +144,7 @@ template <class V>
 struct Tiles<V, 8> {
   // 16 registers: 12 sums beside two weights and an input. 8x1 wastes no lane where maps have multiples of 8 columns.
   static constexpr KernelInfo kRows[] = {line3x3_row<V, 6, 2>(),   line3x3_row<V, 5, 2>(),   line3x3_row<V, 4, 2>(),
-                                         line3x3_row<V, 8, 1>(), line3x3_row<V, 4, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
+                                         line3x3_row<V, 8, 1>(),   conv3x3_row<V, 4, 1>(),   window_row<V, 1, 8, 1>(),
                                          window_row<V, 4, 2, 1>(), window_row<V, 1, 3, 4>(), planes_row<V, 8, 1>(),
                                          planes_row<V, 3, 4>(),    scatter_row<V, 2>(),      conv3x3s2_row<V, 4, 1>(),
                                          dwdirect_row(),           depthwise_row()};
