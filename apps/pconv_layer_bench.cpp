@@ -34,6 +34,7 @@ constexpr char kUsage[] =
     "  --isa NAME           instruction set; default: the best of this CPU\n"
     "  --ukernel NAME       force a ukernel\n"
     "  --no-reorder         without filter kernel reorder: kernels by channel, filters as they come, no merged runs\n"
+    "  --max-pool           what windows of 2x2 outputs hold at most instead of the outputs\n"
     "  --rounds N           measured rounds; the median counts (11)\n"
     "  --repeat N           runs of a round; 0: as many as take 20 ms (0)\n"
     "  --runs N --no-timing do N runs and measure nothing\n"
@@ -56,7 +57,7 @@ struct Options {
   uint64_t seed = 0;
   int threads = 1, rounds = 11, repeat = 0, runs = 0;
   std::string isa, ukernel;
-  bool dense = false, reorder = true, timing = true, json = false, list = false;
+  bool dense = false, reorder = true, max_pool = false, timing = true, json = false, list = false;
 };
 
 struct Result {
@@ -113,6 +114,8 @@ bool parse_switch(const std::string& name, Options* options) {
     options->dense = true;
   } else if (name == "--no-reorder") {
     options->reorder = false;
+  } else if (name == "--max-pool") {
+    options->max_pool = true;
   } else if (name == "--no-timing") {
     options->timing = false;
   } else if (name == "--json") {
@@ -257,6 +260,7 @@ PlanPtr make_plan(const Options& options, std::mt19937_64* rng) {
   shape.isa = options.isa.empty() ? nullptr : options.isa.c_str();
   shape.ukernel = options.ukernel.empty() ? nullptr : options.ukernel.c_str();
   shape.no_reorder = options.reorder ? 0 : 1;
+  shape.max_pool = options.max_pool ? 2 : 0;
   pconv_plan* plan = nullptr;
   pconv_status status = pconv_plan_conv(packed, &shape, &plan);
   pconv_free_packed(packed);
@@ -299,7 +303,8 @@ Result bench(const Options& options, const PlanPtr& plan, std::mt19937_64* rng) 
   check(pconv_query_plan(plan.get(), &result.plan));
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
   const int64_t n_in = options.batch * options.in_channels * options.h * options.w;
-  const int64_t positions = options.batch * result.plan.out_h * result.plan.out_w;
+  const int64_t pooled = options.max_pool ? 4 : 1;  // outputs of the convolution for each one of the plan
+  const int64_t positions = options.batch * result.plan.out_h * result.plan.out_w * pooled;
   const Buffer x = allocate(n_in), y = allocate(options.out_channels * positions);
   for (int64_t i = 0; i < n_in; ++i) x.get()[i] = uniform(*rng);
   pconv_run_args args = {};

@@ -258,7 +258,7 @@ cdef class PackedConv:
         options.layout = PCONV_NHWC if channels_last else PCONV_NCHW
         options.isa = isa
         options.ukernel = NULL
-        options.no_reorder = 0
+        options.no_reorder = options.max_pool = 0
         if ukernel is not None:
             options.ukernel = ukernel
         cdef _Plan plan = _Plan.__new__(_Plan)

@@ -379,8 +379,8 @@ cdef class NativeSession:
                 "isa": info.isa.decode()}
 
     def steps(self):
-        """Rows in the order in which they run: node, name, op, ukernel (None: no convolution), macs, inputs and output:
-        (base, index, offset, shape, step)."""
+        """Rows in the order in which they run: node, name, op, ukernel (None: no convolution), macs, max_pool (0: not
+        pooled), inputs and output: (base, index, offset, shape, step)."""
         cdef pconv_step_info s
         cdef pconv_place place
         rows = []
@@ -392,6 +392,7 @@ cdef class NativeSession:
                 inputs.append(_place(&place))
             rows.append({"node": s.node, "name": s.name.decode(), "op": s.op.decode(),
                          "ukernel": s.ukernel.decode() if s.ukernel != NULL else None, "macs": s.macs,
+                         "max_pool": s.max_pool,
                          "inputs": inputs, "output": _place(&s.output)})
         return rows
 

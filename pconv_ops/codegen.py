@@ -89,7 +89,7 @@ class _Emitter:
         at, size = self._write(step["node"], 0)
         plan, self.n_plans = self.n_plans, self.n_plans + 1
         h, w = x[3][2:]
-        shape = f"{images if together else 1}, {h}, {w}"
+        shape = f"{images if together else 1}, {h}, {w}, {step['max_pool']}"
         self.prepare.append(f"plans_[{plan}] = plan_conv(weights + {at}, {size}, {shape});  // {_label(step)}")
         for i in range(1 if together else images):
             x_at, y_at, plus = (self._address(place, i) for place in (x, y, residual))

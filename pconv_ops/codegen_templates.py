@@ -36,7 +36,7 @@ class Network {{
   using Plan = std::unique_ptr<pconv_plan, FreePlan>;
   using Op = std::unique_ptr<pconv_op, FreeOp>;
 
-  static Plan plan_conv(const unsigned char* bytes, size_t n_bytes, int64_t n, int64_t h, int64_t w);
+  static Plan plan_conv(const unsigned char* bytes, size_t n_bytes, int64_t n, int64_t h, int64_t w, int max_pool);
   static void conv(const Plan& plan, const float* x, const float* residual, float* y, float low, float high,
                    int n_threads);
 
@@ -120,10 +120,11 @@ void run_op(const Op& op, std::initializer_list<const float*> inputs, float* out
 
 void Network::FreeArena::operator()(float* p) const {{ std::free(p); }}
 
-Network::Plan Network::plan_conv(const unsigned char* bytes, size_t n_bytes, int64_t n, int64_t h, int64_t w) {{
+Network::Plan Network::plan_conv(const unsigned char* bytes, size_t n_bytes, int64_t n, int64_t h, int64_t w,
+                                 int max_pool) {{
   pconv_packed* packed = nullptr;
   check(pconv_read_packed(bytes, n_bytes, &packed));
-  const pconv_plan_options options = {{n, h, w, PCONV_NCHW, nullptr, nullptr, 0}};
+  const pconv_plan_options options = {{n, h, w, PCONV_NCHW, nullptr, nullptr, 0, max_pool}};
   pconv_plan* plan = nullptr;
   const pconv_status status = pconv_plan_conv(packed, &options, &plan);
   pconv_free_packed(packed);

@@ -175,7 +175,7 @@ class CompiledModel:
         finally:
             self._give_back(sessions, session)
         layers = [
-            StepTime(step["name"], step["op"], step["ukernel"] or "", step["output"][3], step["macs"], 1e3 * seconds)
+            StepTime(step["name"], _op(step), step["ukernel"] or "", step["output"][3], step["macs"], 1e3 * seconds)
             for step, seconds in zip(steps, times, strict=True)
         ]
         sizes = {key: info[key] for key in ("arena_bytes", "live_bytes", "weight_bytes", "scratch_bytes_per_thread")}
@@ -202,6 +202,10 @@ class CompiledModel:
         if not inputs:
             return [np.zeros(shape, np.float32) for shape in self.inputs.values()]
         return [contiguous(name, x) for name, x in zip(self._names, self._ordered(inputs, {}), strict=True)]
+
+
+def _op(step: Mapping[str, Any]) -> str:
+    return f"{step['op']}+max_pool" if step["max_pool"] else str(step["op"])
 
 
 def _map(step: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -98,7 +98,7 @@ cdef extern from "pconv/network.h" nogil:
         const char* op
         const char* ukernel
         int64_t macs
-        int n_inputs
+        int max_pool, n_inputs
         pconv_place output
     ctypedef struct pconv_session_args:
         const float* const* inputs

@@ -37,7 +37,7 @@ cdef extern from "pconv/pconv.h" nogil:
         pconv_layout layout
         const char* isa
         const char* ukernel
-        int no_reorder
+        int no_reorder, max_pool
     ctypedef struct pconv_plan_info:
         int64_t n, in_channels, h, w, out_channels, out_h, out_w, nnz, n_runs, n_lanes, added_taps
         const char* isa

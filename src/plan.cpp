@@ -83,9 +83,16 @@ bool planes_fit(const PlanesLayout& planes) {
   return planes.tile_bytes <= kMaxTileBytes && planes.total <= kMaxTileBytes / static_cast<int64_t>(sizeof(float));
 }
 
+// Rows of outputs lie in one strip with those that they are pooled with.
+bool pools(const pconv_plan& plan, const KernelInfo& kernel) {
+  const bool strips = kernel.body == Body::kPattern || kernel.body == Body::kLine || kernel.body == Body::kWindow;
+  return strips && kernel.band_rows % plan.pool == 0;
+}
+
 // Does the ukernel take this layer and map?
 bool takes(const pconv_plan& plan, const pconv_packed& packed, const Ukernel& u) {
   const pconv_conv_desc& c = plan.conv;
+  if (plan.pool > 1 && !pools(plan, *u.info)) return false;
   switch (u.info->body) {
     case Body::kPattern:
     case Body::kLine:
@@ -268,6 +275,18 @@ pconv_status read_layout(const pconv_plan_options& options, pconv_layout* layout
   return PCONV_OK;
 }
 
+pconv_status read_pool(const pconv_plan_options& options, pconv_plan* p) {
+  p->pool = std::max(options.max_pool, 1);
+  if (options.max_pool == 0) return PCONV_OK;
+  if (options.max_pool != 2) {
+    return fail(PCONV_INVALID_ARGUMENT, "max_pool: got %d, allowed 0 and 2", options.max_pool);
+  }
+  if (p->layout != PCONV_NCHW) return fail(PCONV_INVALID_ARGUMENT, "max_pool: needs layout 0 (NCHW)");
+  if (p->out_h >= 2 && p->out_w >= 2) return PCONV_OK;
+  return fail(PCONV_INVALID_ARGUMENT, "max_pool: the convolution's map is %" PRId64 "x%" PRId64 ", need 2x2 or more",
+              p->out_h, p->out_w);
+}
+
 pconv_status too_large_tile(const pconv_conv_desc& c) {
   return fail(PCONV_UNSUPPORTED,
               "conv: what one output reads with kernel %" PRId64 "x%" PRId64 ", stride %" PRId64 "x%" PRId64
@@ -294,6 +313,7 @@ pconv_status make_plan(const pconv_packed& packed, const pconv_plan_options& opt
   p.nnz = static_cast<int64_t>(packed.view.header.n_weights);
   if (const pconv_status s = read_layout(options, &p.layout)) return s;
   if (const pconv_status s = validate_map(p.conv, p.n, p.h, p.w, &p.out_h, &p.out_w)) return s;
+  if (const pconv_status s = read_pool(options, &p)) return s;
   if (const pconv_status s = find_isa(options.isa, &p.isa)) return s;
   p.own_planes = channel_planes(packed, false);
   p.shifted_planes = channel_planes(packed, true);

@@ -40,7 +40,8 @@ struct Columns {
 
 struct pconv_plan {
   pconv_conv_desc conv;
-  int64_t n, h, w, out_h, out_w;
+  int64_t n, h, w, out_h, out_w;  // of the convolution
+  int64_t pool;                   // side of the windows of outputs whose maxima are stored; 1: every output is
   int64_t nnz;
   pconv_layout layout;
   const pconv::Isa* isa;
@@ -56,6 +57,8 @@ struct pconv_plan {
 
   // Memory that the plan holds beside the prepacked form.
   int64_t own_bytes() const { return direct.bytes() + (placed != nullptr ? placed->bytes() : 0); }
+  int64_t y_h() const { return out_h / pool; }
+  int64_t y_w() const { return out_w / pool; }
   int64_t bands_in(int64_t rows) const { return pconv::div_up(rows, ukernel->info->band_rows); }
   int64_t strip_rows() const { return columns.strip_bands * ukernel->info->band_rows; }  // output rows of a strip
   int64_t n_strips() const {

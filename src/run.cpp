@@ -43,7 +43,7 @@ int64_t scratch_bytes(const pconv_plan& plan) {
 }
 
 RunArgs contiguous(const pconv_plan& plan, const pconv_run_args& args) {
-  const int64_t y_step = plan.conv.out_channels * plan.out_h * plan.out_w;
+  const int64_t y_step = plan.conv.out_channels * plan.y_h() * plan.y_w();
   return {args, plan.conv.in_channels * plan.h * plan.w, y_step, y_step};
 }
 

@@ -9,7 +9,7 @@
 namespace pconv {
 namespace {
 
-// Output rows of a plane that NHWC is staged in.
+// Output rows of a plane that NHWC and what will be pooled are staged in.
 int64_t stage_rows(const pconv_plan& plan) { return std::min(plan.strip_rows(), plan.out_h); }
 
 // Places of the parts of a thread's scratch, in bytes from its start; all multiples of kTileAlign.
@@ -27,6 +27,8 @@ struct ScratchLayout {
           (stage_in + checked(plan.conv.in_channels) * checked(std::min(plan.input_rows(plan.strip_rows()), plan.h)) *
                           checked(plan.w) * bytes)
               .round_up(kTileAlign);
+    }
+    if (plan.layout == PCONV_NHWC || plan.pool > 1) {
       total = (stage_out + checked(plan.conv.out_channels) * checked(stage_rows(plan)) * checked(plan.out_w) * bytes)
                   .round_up(kTileAlign);
     }
@@ -151,7 +153,7 @@ void set_prefetch(const pconv_plan& p, const Strip& strip, int64_t t, int64_t n_
     return;
   }
   const int64_t down = strip.rows_to_next;
-  if (p.layout != PCONV_NCHW || strip.y0 + down + rows > p.out_h || y_in + down + rows + 2 > p.h) return;
+  if (p.layout != PCONV_NCHW || p.pool > 1 || strip.y0 + down + rows > p.out_h || y_in + down + rows + 2 > p.h) return;
   args->next_input = pack.image + (y_in + down) * pack.row_stride;
   args->next_out = out + down * args->row_stride;
 }
@@ -207,7 +209,19 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   }
 }
 
-void run_nchw(const Task& task, const Strip& strip, PackTileArgs pack, TileArgs args) {
+// The maxima of a strip's outputs, which lie in the stage, for the chunk's filters.
+void pool_stage(const Task& task, const Strip& strip, const float* stage) {
+  const pconv_plan& p = task.plan;
+  const int64_t rows = stage_rows(p);
+  for (int64_t f = strip.chunk.filter_begin; f < strip.chunk.filter_end; ++f) {
+    const int64_t c = p.prepacked->filters[static_cast<size_t>(f)].out_channel;
+    if (c < 0) continue;
+    float* const out = task.args.y_at(strip.image, (c * p.y_h() + strip.y0 / p.pool) * p.y_w());
+    p.isa->table->pool_squares({stage + c * rows * p.out_w, out, p.out_w, p.y_w(), strip.rows / p.pool, p.y_w()});
+  }
+}
+
+void run_nchw(const Task& task, const Strip& strip, const ScratchLayout& scratch, PackTileArgs pack, TileArgs args) {
   const pconv_plan& p = task.plan;
   pack.channel_stride = p.h * p.w;
   pack.row_stride = p.w;
@@ -217,7 +231,12 @@ void run_nchw(const Task& task, const Strip& strip, PackTileArgs pack, TileArgs 
   args.row_stride = p.out_w;
   args.out = task.args.y_at(strip.image, strip.y0 * p.out_w);
   args.residual = task.args.residual_at(strip.image, strip.y0 * p.out_w);
+  if (p.pool == 1) return run_tiles(p, strip, task.args.x_at(strip.image, 0), pack, args);
+  auto* const stage = reinterpret_cast<float*>(task.scratch + scratch.stage_out.value());
+  args.plane_stride = stage_rows(p) * p.out_w;
+  args.out = stage;
   run_tiles(p, strip, task.args.x_at(strip.image, 0), pack, args);
+  pool_stage(task, strip, stage);
 }
 
 void run_nhwc(const Task& task, const Strip& strip, const ScratchLayout& scratch, PackTileArgs pack, TileArgs args) {
@@ -260,7 +279,7 @@ void run_strip(const Task& task) {
   args.clamp_min = task.args.clamp_min;
   args.clamp_max = task.args.clamp_max;
   if (p.layout == PCONV_NCHW) {
-    run_nchw(task, strip, pack, args);
+    run_nchw(task, strip, scratch, pack, args);
   } else {
     run_nhwc(task, strip, scratch, pack, args);
   }

@@ -174,8 +174,11 @@ pconv_status validate_run(const pconv_plan& plan, const pconv_run_args& args) {
   if (args.x == nullptr) return fail(PCONV_INVALID_ARGUMENT, "x: is null");
   if (args.y == nullptr) return fail(PCONV_INVALID_ARGUMENT, "y: is null");
   const uint64_t x_bytes = tensor_bytes(plan.n, plan.conv.in_channels, plan.h, plan.w).value();
-  const uint64_t y_bytes = tensor_bytes(plan.n, plan.conv.out_channels, plan.out_h, plan.out_w).value();
+  const uint64_t y_bytes = tensor_bytes(plan.n, plan.conv.out_channels, plan.y_h(), plan.y_w()).value();
   if (overlap(args.x, x_bytes, args.y, y_bytes)) return fail(PCONV_INVALID_ARGUMENT, "y: overlaps x");
+  if (args.residual != nullptr && plan.pool > 1) {
+    return fail(PCONV_INVALID_ARGUMENT, "residual: the plan pools its outputs, need NULL");
+  }
   if (args.residual != nullptr && args.residual != args.y && overlap(args.residual, y_bytes, args.y, y_bytes)) {
     return fail(PCONV_INVALID_ARGUMENT, "y: overlaps residual without being the same array");
   }

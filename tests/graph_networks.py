@@ -93,6 +93,20 @@ class Dense(nn.Module):
         return torch.cat(features, 1)
 
 
+class Pooled(nn.Module):
+    """Maps so large that convolutions pool as they go; one pooling ends in a concat, another's input is read twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 16, 3, padding=1), nn.Conv2d(2, 16, 3, padding=1), nn.Conv2d(2, 16, 3)
+        self.pool, self.last = nn.MaxPool2d(2), nn.Conv2d(32, 4, 3, padding=1)
+
+    def forward(self, x):
+        joined = torch.cat([self.pool(self.a(x).relu()), self.pool(self.b(x))], 1)
+        twice = self.c(F.pad(x, (1, 1, 1, 1))).clamp(-0.5, 0.5)
+        return self.last(joined), self.pool(twice), twice.mean((2, 3))
+
+
 NETWORKS = {
     "super-resolution": (SuperResolution, (2, 3, 6, 7), "conv upsample pixel_shuffle add"),
     "detector": (Detector, (2, 3, 16, 24), "conv max_pool upsample concat slice flatten mul add activate constant"),
@@ -100,4 +114,5 @@ NETWORKS = {
     "mobile": (mobile_net, (2, 3, 16, 12), "conv mul mean linear"),
     "shuffle": (lambda: nn.Sequential(Shuffle(), Shuffle()), (2, 8, 6, 5), "conv slice concat reshape permute flatten"),
     "dense": (Dense, (2, 8, 6, 5), "conv mul add concat constant"),
+    "pooled": (Pooled, (2, 2, 257, 258), "conv max_pool concat mean"),
 }  # fmt: skip

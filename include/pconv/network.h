@@ -181,6 +181,7 @@ typedef struct pconv_step_info {
   const char* op;      /* "copy": moves a tensor to where its reader wants it */
   const char* ukernel; /* of a convolution; otherwise NULL */
   int64_t macs;        /* multiply-adds with kept weights */
+  int max_pool;        /* not 0: a convolution that does the max pooling behind it too, as in pconv_plan_options */
   int n_inputs;
   pconv_place output;
 } pconv_step_info;

@@ -100,14 +100,16 @@ typedef struct pconv_plan_options {
   const char* isa;     /* "avx512", ...; NULL: PCONV_FORCE_ISA if set, else the best this CPU runs */
   const char* ukernel; /* name of the ukernel to use, for tests and benches; NULL: the plan chooses */
   int no_reorder;      /* not 0: without filter kernel reorder, to measure what it gains */
+  int max_pool;        /* 0: none; 2: y holds the largest of every 2x2 outputs that lie side by side, what is left of an
+                          odd map not at all. NCHW, no residual */
 } pconv_plan_options;
 
 typedef struct pconv_plan_info {
-  int64_t n, in_channels, h, w; /* input */
-  int64_t out_channels, out_h, out_w;
-  int64_t nnz;     /* kept weights */
-  int64_t n_runs;  /* runs of kernels under one pattern, of all filters */
-  int64_t n_lanes; /* results that one filter computes for an image; out_h * out_w of them are stored */
+  int64_t n, in_channels, h, w;       /* input */
+  int64_t out_channels, out_h, out_w; /* y */
+  int64_t nnz;                        /* kept weights */
+  int64_t n_runs;                     /* runs of kernels under one pattern, of all filters */
+  int64_t n_lanes; /* results that one filter computes for an image, those that it does not need too */
   int64_t
       added_taps; /* zero weights that run beside the kept ones: masks without a pattern of their own, merged runs */
   const char* isa;
@@ -131,7 +133,7 @@ typedef struct pconv_run_args {
   int n_threads; /* at most so many threads; 0: pconv_get_num_threads() */
 } pconv_run_args;
 
-/* y = clamp(conv(x) + bias + residual). The bits of y do not depend on n_threads. */
+/* y = clamp(conv(x) + bias + residual), pooled where the plan says so. The bits of y do not depend on n_threads. */
 PCONV_API pconv_status pconv_run_plan(const pconv_plan* plan, const pconv_run_args* args);
 
 /* ---- pooling ------------------------------------------------------------------------------------------------- */

@@ -99,6 +99,7 @@ pconv_status pconv_get_step(const pconv_session* session, int index, pconv_step_
            step.is_copy ? "copy" : node->op->name,
            step.plan != nullptr ? step.plan->ukernel->name : nullptr,
            pconv::macs(step),
+           step.max_pool,
            static_cast<int>(step.inputs.size()),
            pconv::c_place(step.output_place, step.output)};
   return PCONV_OK;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "op.h"
+#include "pooled_convs.h"
 #include "status.h"
 
 namespace pconv {
@@ -28,8 +29,8 @@ struct Host {
 
 class Planner {
  public:
-  Planner(const Model& model, const std::vector<Shape>& shapes, Places* out)
-      : model_(model), shapes_(shapes), out_(*out), n_nodes_(static_cast<int>(model.nodes.size())) {}
+  Planner(const Model& model, const std::vector<Shape>& shapes, const std::vector<int>& pooled, Places* out)
+      : model_(model), shapes_(shapes), pooled_(pooled), out_(*out), n_nodes_(static_cast<int>(model.nodes.size())) {}
 
   pconv_status plan() {
     const auto n = static_cast<size_t>(model_.n_values());
@@ -38,6 +39,7 @@ class Planner {
     buffer_of_.assign(n, kNever);
     hosts_.assign(n, {});
     output_of_.assign(n, kNever);
+    pools_.assign(model_.nodes.size(), false);
     find_last_uses();
     for (size_t i = 0; i < model_.nodes.size(); ++i) host_inputs(static_cast<int>(i));
     place_inputs();
@@ -96,10 +98,20 @@ class Planner {
 
   void place_node(int i) {
     const int value = model_.value_of(i);
+    if (pools_[index(i)]) return;
+    if (pooled_[index(i)] != kNotPooled) return place_pooled(i);
     if (node(i).op->run == nullptr) return own_buffer(value, PCONV_DATA, i, i);
     if (hosts_[index(value)].value == kNever && (place_as_view(i) || place_in_place(i))) return;
     if (buffer_of_[index(value)] == kNever) place_new(value, i);
     if (node(i).op->joins_inputs && buffers_[index(buffer_of_[index(value)])].has_parts) return move_rest(i);
+    out_.runs[index(i)] = true;
+  }
+
+  // The convolution writes what the pooling would.
+  void place_pooled(int i) {
+    const int value = model_.value_of(pooled_[index(i)]);
+    pools_[index(pooled_[index(i)])] = true;
+    place_new(value, i);
     out_.runs[index(i)] = true;
   }
 
@@ -240,19 +252,22 @@ class Planner {
 
   const Model& model_;
   const std::vector<Shape>& shapes_;
+  const std::vector<int>& pooled_;
   Places& out_;
   const int n_nodes_;
   std::vector<int> last_use_;   // by value
   std::vector<int> output_of_;  // by value: the first output that it is
   std::vector<int> buffer_of_;  // by value
   std::vector<Host> hosts_;     // by value
+  std::vector<bool> pools_;     // by node: a pooling whose convolution has its place
   std::vector<Buffer> buffers_;
 };
 
 }  // namespace
 
-pconv_status plan_places(const Model& model, const std::vector<Shape>& shapes, Places* places) {
-  return Planner(model, shapes, places).plan();
+pconv_status plan_places(const Model& model, const std::vector<Shape>& shapes, const std::vector<int>& pooled,
+                         Places* places) {
+  return Planner(model, shapes, pooled, places).plan();
 }
 
 }  // namespace pconv

@@ -32,8 +32,10 @@ struct Places {
   Arena arena;
 };
 
-// Nodes that no output needs have no place and do not run. INVALID_ARGUMENT: too much memory.
-pconv_status plan_places(const Model& model, const std::vector<Shape>& shapes, Places* places);
+// Nodes that no output needs have no place and do not run. `pooled`: find_pooled_convs(); such a convolution writes the
+// value of the pooling, which itself does not run. INVALID_ARGUMENT: too much memory.
+pconv_status plan_places(const Model& model, const std::vector<Shape>& shapes, const std::vector<int>& pooled,
+                         Places* places);
 
 }  // namespace pconv
 #endif  // PCONV_GRAPH_PLACES_H_

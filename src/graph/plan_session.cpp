@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "pooled_convs.h"
 #include "rules.h"
 #include "session.h"
 #include "spare_weights.h"
@@ -28,7 +29,8 @@ class SessionPlanner {
     if (const pconv_status s = check_inputs(model_, options_.inputs)) return s;
     if (const pconv_status s = find_isa(options_.isa, &session_.isa)) return s;
     if (const pconv_status s = infer_shapes(model_, options_.inputs, &session_.shapes)) return s;
-    if (const pconv_status s = plan_places(model_, session_.shapes, &places_)) return s;
+    pooled_ = find_pooled_convs(model_, session_.shapes);
+    if (const pconv_status s = plan_places(model_, session_.shapes, pooled_, &places_)) return s;
     make_steps();
     if (const pconv_status s = make_arena()) return s;
     set_data();
@@ -72,8 +74,11 @@ class SessionPlanner {
       step.input_places.push_back(place(value));
       step.inputs.push_back(tensor(value, place(value)));
     }
-    step.output_place = place(model_.value_of(i));
-    step.output = tensor(model_.value_of(i), step.output_place);
+    const int pooling = pooled_[static_cast<size_t>(i)];
+    step.max_pool = pooling != kNotPooled ? 2 : 0;
+    const int value = model_.value_of(pooling != kNotPooled ? pooling : i);
+    step.output_place = place(value);
+    step.output = tensor(value, step.output_place);
     session_.steps.push_back(std::move(step));
   }
 
@@ -139,7 +144,8 @@ class SessionPlanner {
 
   pconv_status plan_layer(pconv_packed* layer, Step* step) {
     const Shape& in = step->inputs[0].shape;
-    pconv_plan_options o = {in.dims[0], in.dims[2], in.dims[3], PCONV_NCHW, session_.isa->name, nullptr, 0};
+    pconv_plan_options o = {in.dims[0],         in.dims[2], in.dims[3], PCONV_NCHW,
+                            session_.isa->name, nullptr,    0,          step->max_pool};
     if (const pconv_status s = restore_weights(layer)) return s;
     o.ukernel = chosen(step->node, o);
     if (o.ukernel != nullptr && make_plan(*layer, o, &step->plan) == PCONV_OK) return PCONV_OK;
@@ -170,6 +176,7 @@ class SessionPlanner {
   Model& model_;
   const SessionOptions& options_;
   pconv_session& session_;
+  std::vector<int> pooled_;  // find_pooled_convs()
   Places places_;
   std::map<std::array<int64_t, 4>, const char*> chosen_;  // (node, n, h, w) -> ukernel, of this ISA
 };

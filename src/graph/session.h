@@ -21,6 +21,7 @@ struct Step {
   Place output_place;
   Tensor output;
   std::unique_ptr<pconv_plan> plan;  // of a convolution
+  int max_pool;  // as in pconv_plan_options: the output is that of the pooling behind the convolution
 };
 
 // Memory from the system, aligned to kTileAlign.

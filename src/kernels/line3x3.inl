@@ -107,12 +107,14 @@ class Line3x3 {
     return n;
   }
 
-  // A tile that lies in L2 is asked for a few kernels ahead.
+  // A tile that lies in L2 is asked for a few kernels ahead; every second row where the loads themselves bound, as the
+  // next line comes along.
   template <uint32_t kMask>
   static PCONV_INLINE void prefetch_plane(const float* tile, int32_t offset) {
     const char* plane = reinterpret_cast<const char*>(tile) + offset;
     static_for<kTileRows>([&](auto row) PCONV_INLINE_LAMBDA {
-      if constexpr (taps_of_row(kMask, row) > 0) __builtin_prefetch(plane + row * kTileAlign, 0, 3);
+      constexpr bool kAsked = kVectors > 1 || row % 2 == 0;
+      if constexpr (kAsked && taps_of_row(kMask, row) > 0) __builtin_prefetch(plane + row * kTileAlign, 0, 3);
     });
   }
 

@@ -1,14 +1,26 @@
 // Max pooling, rows first: the maximum over a window's rows is taken straight from the image, whole vectors of columns
 // whatever the strides, and kept as a line in L1; the windows of an output row then take their columns from its line.
 // Lines hold minus infinity where the image is padded, written once. Where windows of 2x2 tile narrow planes, lines are
-// left out: a vector of outputs may be of several rows, and of several planes. Included by isa.cpp inside the ISA's
-// unnamed namespace.
+// left out: a vector of outputs may be of several rows, and of several planes. Wider ones need no lines either.
+// Included by isa.cpp inside the ISA's unnamed namespace.
 
 class MaxPool {
  public:
   static void compute(const MaxPoolArgs& args) noexcept {
     if (are_narrow_tiles(args)) return narrow_tiles<Vec>(args);
-    compute_lines(args);
+    if (!are_squares(args)) return compute_lines(args);
+    for (int64_t p = 0; p < args.planes; ++p) {
+      const int64_t in = p * args.h * args.w, out = p * args.out_h * args.out_w;
+      squares({args.in + in, args.out + out, args.w, args.out_w, args.out_h, args.out_w});
+    }
+  }
+
+  static void squares(const PoolSquaresArgs& args) noexcept {
+    const float* in = args.in;
+    float* out = args.out;
+    for (int64_t y = 0; y < args.rows; ++y, in += 2 * args.in_step, out += args.out_step) {
+      row_of_squares(in, in + args.in_step, out, args.columns);
+    }
   }
 
  private:
@@ -35,12 +47,41 @@ class MaxPool {
     }
   }
 
+  static bool are_squares(const MaxPoolArgs& args) {
+    return args.kernel_h == 2 && args.kernel_w == 2 && args.stride_h == 2 && args.stride_w == 2 &&
+           args.dilation_h == 1 && args.dilation_w == 1 && args.pad_top == 0 && args.pad_left == 0 &&
+           args.h >= 2 * args.out_h && args.w >= 2 * args.out_w;
+  }
+
+  static PCONV_INLINE void row_of_squares(const float* upper, const float* lower, float* out, int64_t n) {
+    const auto vector = [&](int64_t x) PCONV_INLINE_LAMBDA {
+      const float *const a = upper + 2 * x, *const b = lower + 2 * x;
+      return pair_maxima(Vec::maximum(Vec::load_unaligned(a), Vec::load_unaligned(b)),
+                         Vec::maximum(Vec::load_unaligned(a + Vec::kLanes), Vec::load_unaligned(b + Vec::kLanes)));
+    };
+    int64_t x = 0;
+    for (; x + Vec::kLanes <= n; x += Vec::kLanes) Vec::store_unaligned(out + x, vector(x));
+    if (x == n) return;
+    if (n >= Vec::kLanes) return Vec::store_unaligned(out + n - Vec::kLanes, vector(n - Vec::kLanes));
+    const Vec::Lanes low = Vec::lanes(0, static_cast<int>(2 * n)),
+                     high = Vec::lanes(0, static_cast<int>(2 * n) - Vec::kLanes);
+    const Reg left = Vec::maximum(Vec::load_lanes(upper, low), Vec::load_lanes(lower, low));
+    const Reg right =
+        Vec::maximum(Vec::load_lanes(upper + Vec::kLanes, high), Vec::load_lanes(lower + Vec::kLanes, high));
+    Vec::store_lanes(out, pair_maxima(left, right), Vec::lanes(0, static_cast<int>(n)));
+  }
+
+  static PCONV_INLINE Reg pair_maxima(Reg low, Reg high) {
+    Reg even, odd;
+    Vec::deinterleave(low, high, &even, &odd);
+    return Vec::maximum(even, odd);
+  }
+
   // Windows of 2x2 that tile the planes, so that from plane to plane too the rows of inputs and outputs follow each
   // other without a gap, and rows of outputs that fit a vector.
   static bool are_narrow_tiles(const MaxPoolArgs& args) {
-    return args.kernel_h == 2 && args.kernel_w == 2 && args.stride_h == 2 && args.stride_w == 2 &&
-           args.dilation_h == 1 && args.dilation_w == 1 && args.pad_top == 0 && args.pad_left == 0 &&
-           Vec::kPicksLanes && args.h == 2 * args.out_h && args.w == 2 * args.out_w && args.out_w <= Vec::kLanes;
+    return are_squares(args) && Vec::kPicksLanes && args.h == 2 * args.out_h && args.w == 2 * args.out_w &&
+           args.out_w <= Vec::kLanes;
   }
 
   // As many whole rows of outputs as a vector holds are computed together. V is Vec: a template, as other ISAs do not
@@ -81,12 +122,6 @@ class MaxPool {
       const Reg low = pair_maxima(load(0), load(1)), high = pair_maxima(load(2), load(3));
       return V::maximum(V::permute(low, upper, high), V::permute(low, lower, high));
     }
-    static PCONV_INLINE Reg pair_maxima(Reg low, Reg high) {
-      Reg even, odd;
-      V::deinterleave(low, high, &even, &odd);
-      return V::maximum(even, odd);
-    }
-
     int outputs_;                                            // computed together
     int32_t upper_[V::kLanes] = {}, lower_[V::kLanes] = {};  // among the maxima of pairs: a window's two
   };

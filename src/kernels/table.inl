@@ -173,5 +173,6 @@ constexpr IsaTable kTable = {Vec::kLanes,
                              DwDirect<Vec, kDwDirectVectors>::function(),
                              Vec::kPicksLanes ? 2 : 1,
                              MaxPool::compute,
+                             MaxPool::squares,
                              peak,
                              &kTensorOps};

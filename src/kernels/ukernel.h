@@ -266,11 +266,20 @@ struct MaxPoolArgs {
 };
 constexpr int kMaxPoolBehind = 2;
 
+// Maxima of windows of 2x2 side by side.
+struct PoolSquaresArgs {
+  const float* in;  // two rows for each of out
+  float* out;
+  ptrdiff_t in_step, out_step;  // from a row to the next, in floats
+  int64_t rows, columns;        // of out
+};
+
 using TileFn = void (*)(const TileArgs&) noexcept;
 using PackPlanesFn = void (*)(const PackPlanesArgs&) noexcept;
 using DepthwiseFn = void (*)(const DepthwiseArgs&) noexcept;
 using DwDirectFn = void (*)(const DwDirectArgs&) noexcept;
 using MaxPoolFn = void (*)(const MaxPoolArgs&) noexcept;
+using PoolSquaresFn = void (*)(const PoolSquaresArgs&) noexcept;
 using PackTileFn = void (*)(const PackTileArgs&) noexcept;
 // Runs `iterations` rounds of independent multiply-adds on kPeakValues floats and returns the number of floating-point
 // operations. The values must differ, or the compiler merges the sums, and be below 1, or they grow; one is written
@@ -326,6 +335,7 @@ struct IsaTable {
   DwDirectFn dwdirect;    // null: no such ukernel
   int dwdirect_stride_w;  // that it takes at most
   MaxPoolFn max_pool;
+  PoolSquaresFn pool_squares;
   PeakFn peak;
   const TensorOps* ops;
 };

@@ -26,7 +26,7 @@ int check_conv(Rng& rng, const Layer& layer, const Target& target, int64_t kind)
   const pconv_conv_desc& d = layer.conv;
   const std::shared_ptr<pconv_packed> packed(pack(layer).release(), FreePacked());
   const pconv_plan_options plan_options = {
-      target.n, target.h, target.w, PCONV_NCHW, target.isa.c_str(), target.ukernel.c_str(), 0};
+      target.n, target.h, target.w, PCONV_NCHW, target.isa.c_str(), target.ukernel.c_str(), 0, 0};
   pconv_plan* made = nullptr;
   if (pconv_plan_conv(packed.get(), &plan_options, &made) != PCONV_OK) return 0;  // not this ukernel's
   const Plan plan(made);

@@ -24,7 +24,7 @@ TEST(forced_isa_that_does_not_exist) {
     set_context(format("PCONV_FORCE_ISA=%s", name));
     const char* got = nullptr;
     CHECK(pconv_get_isa(&got) == PCONV_UNAVAILABLE, "it was accepted");
-    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0};
+    const pconv_plan_options plan_options = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0, 0};
     pconv_plan* p = nullptr;
     CHECK(pconv_plan_conv(bench.packed.get(), &plan_options, &p) == PCONV_UNAVAILABLE, "a plan was made");
     const std::string text = pconv_last_error();

@@ -108,7 +108,7 @@ void check_accepted(const Packed& packed, const Bytes& bytes) {
   if (info.conv.in_channels > 2048) return;  // valid, but the tensors grow
   std::vector<float> bias;
   unpack(packed, &bias);
-  const pconv_plan_options plan_options = {1, 5, 6, PCONV_NCHW, nullptr, nullptr, 0};
+  const pconv_plan_options plan_options = {1, 5, 6, PCONV_NCHW, nullptr, nullptr, 0, 0};
   pconv_plan* raw = nullptr;
   if (pconv_plan_conv(packed.get(), &plan_options, &raw) != PCONV_OK) return;
   const Plan p(raw);

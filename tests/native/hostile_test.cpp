@@ -131,7 +131,7 @@ TEST(plans) {
   const Packed packed = pack(layer);
   pconv_plan* p = nullptr;
   for (const HostilePlan& h : kHostilePlans) {
-    pconv_plan_options plan_options = {h.n, h.h, h.w, PCONV_NCHW, h.isa, h.ukernel, 0};
+    pconv_plan_options plan_options = {h.n, h.h, h.w, PCONV_NCHW, h.isa, h.ukernel, 0, 0};
     std::memcpy(&plan_options.layout, &h.layout, sizeof h.layout);  // as a C caller could set it
     const std::string what =
         format("plan n=%lld h=%lld w=%lld layout=%d isa=%s ukernel=%s", static_cast<long long>(h.n),
@@ -140,7 +140,7 @@ TEST(plans) {
     expect(what.c_str(), h.want, h.names, [&] { return pconv_plan_conv(packed.get(), &plan_options, &p); });
     CHECK(p == nullptr, "a plan was returned");
   }
-  const pconv_plan_options good = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0};
+  const pconv_plan_options good = {1, 8, 8, PCONV_NCHW, nullptr, nullptr, 0, 0};
   expect("plan of null", PCONV_INVALID_ARGUMENT, "packed", [&] { return pconv_plan_conv(nullptr, &good, &p); });
   expect("null options", PCONV_INVALID_ARGUMENT, "options", [&] { return pconv_plan_conv(packed.get(), nullptr, &p); });
   expect("null plan", PCONV_INVALID_ARGUMENT, "plan", [&] { return pconv_plan_conv(packed.get(), &good, nullptr); });
@@ -152,7 +152,7 @@ TEST(large_maps_cost_a_plan_nothing) {
   layer.weights[0] = 1.0f;
   const Packed packed = pack(layer);
   for (const int64_t side : {int64_t{65536}, int64_t{1} << 30}) {
-    const pconv_plan_options plan_options = {1, side, 65536, PCONV_NHWC, nullptr, nullptr, 0};
+    const pconv_plan_options plan_options = {1, side, 65536, PCONV_NHWC, nullptr, nullptr, 0, 0};
     set_context(format("map of %lld x 65536", static_cast<long long>(side)));
     g_largest = 0;
     pconv_plan* p = nullptr;
@@ -174,7 +174,7 @@ TEST(layers_that_cannot_run) {
     layer.weights.assign(static_cast<size_t>(layer.group_in() * layer.taps()), 0.0f);
     layer.weights[0] = 1.0f;
     const Packed packed = pack(layer);
-    const pconv_plan_options plan_options = {1, 32, 32, PCONV_NHWC, nullptr, nullptr, 0};
+    const pconv_plan_options plan_options = {1, 32, 32, PCONV_NHWC, nullptr, nullptr, 0, 0};
     pconv_plan* p = nullptr;
     const std::string what = format("kernel %lldx%lld stride %lld,%lld dilation %lld,%lld",
                                     static_cast<long long>(d.kernel_h), static_cast<long long>(d.kernel_w),

@@ -50,7 +50,7 @@ TEST(plans_are_made_concurrently) {
     threads.emplace_back([&] {
       for (int i = 0; i < 20; ++i) {
         const pconv_plan_options plan_options = {
-            1, 40, 40, PCONV_NCHW, options().isa.empty() ? nullptr : options().isa.c_str(), nullptr, 0};
+            1, 40, 40, PCONV_NCHW, options().isa.empty() ? nullptr : options().isa.c_str(), nullptr, 0, 0};
         pconv_plan* raw = nullptr;
         if (pconv_plan_conv(bench.packed.get(), &plan_options, &raw) != PCONV_OK) ++n_bad;
         const Plan own(raw);

@@ -113,6 +113,7 @@ struct Target {
   pconv_layout layout = PCONV_NCHW;
   std::string isa, ukernel;
   bool reorder = true;
+  int max_pool = 0;
 };
 
 inline Plan plan(const Packed& packed, const Target& target) {
@@ -122,7 +123,8 @@ inline Plan plan(const Packed& packed, const Target& target) {
                                       target.layout,
                                       target.isa.empty() ? nullptr : target.isa.c_str(),
                                       target.ukernel.empty() ? nullptr : target.ukernel.c_str(),
-                                      target.reorder ? 0 : 1};
+                                      target.reorder ? 0 : 1,
+                                      target.max_pool};
   pconv_plan* p = nullptr;
   const pconv_status status = pconv_plan_conv(packed.get(), &options, &p);
   REQUIRE(status == PCONV_OK, "plan: %s: %s", pconv_status_name(status), pconv_last_error());
