@@ -129,20 +129,23 @@ struct FilterWork {
 
 // Work of a filter in one tile, in multiply-add instructions; a load counts as the share of one that the table says.
 // docs/PERFORMANCE.md has the measurements behind the weights.
-double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& columns, double kernels_per_filter) {
+double pattern_work(const pconv_plan& plan, const Ukernel& u, const Columns& columns, const FilterWork& work) {
   const int64_t rows = u.info->rows, vectors = u.info->vectors;
   const bool map = u.info->whole_map();
   // A kernel is a multiply-add and its loads, a run's end its moves.
-  if (u.info->body == Body::kTinyMap) return 1.5 * kernels_per_filter + 80.0;
+  if (u.info->body == Body::kTinyMap) return 1.5 * work.kernels + 80.0;
   const IsaTable& table = *u.isa->table;
   const double sums = static_cast<double>(rows * vectors);
-  if (u.info->body == Body::kLine) return (7.0 * sums + 12.0) * kernels_per_filter + 5.0 * sums + 20.0;
+  const double taps = work.kernels > 0 ? work.taps / work.kernels : 0;  // of a kernel
+  if (u.info->body == Body::kLine) {  // the loads of a few taps take longer than their multiply-adds
+    return std::max(7.0 * sums + 12.0, taps * sums + 8.0) * work.kernels + 5.0 * sums + 20.0;
+  }
   double loads = static_cast<double>((map ? rows : rows + 2) * vectors);
   if (u.info->stride == 2) loads = 3.2 * sums;  // of an SCP: hardly any row is another tap's too
   const double load_cost = tile_bytes(plan, u) <= kL1TileBytes ? table.load_cost_l1 : table.load_cost_l2;
   double finish = 5.0 * sums + (columns.carry ? 6.0 * static_cast<double>(rows) : 0.0) + 20.0;
   if (map) finish = 25.0 * sums + 20.0;  // estimated: each tap's sums are permuted and added
-  return (4.0 * sums + load_cost * loads + table.kernel_cost) * kernels_per_filter + finish;
+  return (taps * sums + load_cost * loads + table.kernel_cost) * work.kernels + finish;
 }
 
 // Steps of a block for each tap that one of its filters keeps on its own: filters that keep the same kernels need not
@@ -201,7 +204,7 @@ struct Choice {
 // Predicted work of a layer with one ukernel and cut.
 double predict(const pconv_plan& plan, const Ukernel& u, const Columns& columns, const FilterWork& work) {
   const double tile_floats = static_cast<double>(tile_bytes(plan, u)) / sizeof(float);
-  const double tile = u.info->pattern() ? pattern_work(plan, u, columns, work.kernels)
+  const double tile = u.info->pattern() ? pattern_work(plan, u, columns, work)
                                         : taps_work(plan, u, work) + packing_work(plan, u, tile_floats);
   return tile * static_cast<double>(columns.n_tiles_of_image(div_up(plan.out_h, u.info->band_rows)));
 }
@@ -248,17 +251,27 @@ Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& wo
   return best;
 }
 
-// Of the plan's ISA. Pattern ukernels go first: where one takes the layer, no general one but depthwise is asked. Of
-// the depthwise ones the first in the table is taken. No ukernel: null.
+// Where a pattern ukernel takes the layer, of the general ones those for depthwise layers are asked, and those whose
+// filters share loads of planes, if all keep the same kernels.
+bool is_asked(const pconv_plan& plan, const KernelInfo& kernel) {
+  const bool shares = kernel.body == Body::kPlanes && kernel.block > 1;
+  return kernel.pattern() || kernel.depthwise() || shares || !is_pattern_layer(plan.conv, 1);
+}
+
+// Of the plan's ISA. Pattern ukernels go first. Of the depthwise ones the first in the table is taken. No ukernel:
+// null.
 Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const FilterWork& work) {
   const Registry& r = registry();
   Choice best = {};
   for (int i = 0; i < r.n_ukernels; ++i) {
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
-    if (!u.info->pattern() && !u.info->depthwise() && is_pattern_layer(plan.conv, 1)) continue;
+    if (!is_asked(plan, *u.info)) continue;
     const Choice choice = choose_cut(plan, u, work);
-    if (best.ukernel == nullptr || choice.work < best.work) best = choice;
+    // The table says how far sharing falls short of the predicted work where patterns do not.
+    const bool changes = best.ukernel != nullptr && best.ukernel->info->pattern() && !u.info->pattern();
+    const double cost = changes ? plan.isa->table->sharing_cost : 1.0;
+    if (best.ukernel == nullptr || choice.work * cost < best.work) best = choice;
   }
   return best;
 }

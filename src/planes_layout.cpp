@@ -22,8 +22,10 @@ bool reads_in_place(const pconv_plan& p, const Ukernel& u) {
   const CheckedSize bytes = checked(p.conv.in_channels / p.conv.groups) * checked(floats) * checked(sizeof(float));
   if (!bytes.at_most(std::numeric_limits<int32_t>::max())) return false;  // as offsets are
   if (floats % kLineFloats == 0) return true;
-  return u.info->block > 1 && p.conv.out_channels / p.conv.groups <= kInPlaceFilters &&
-         (floats % u.isa->table->lanes == 0 || u.isa->table->masks_loads);
+  if (u.info->block <= 1) return false;
+  // Short vectors split few lines: packing never pays there.
+  if (!u.isa->table->masks_loads) return floats % u.isa->table->lanes == 0;
+  return p.conv.out_channels / p.conv.groups <= kInPlaceFilters;
 }
 
 int64_t or_none(CheckedSize size) { return size.at_most(kNone) ? static_cast<int64_t>(size.value()) : kNone; }

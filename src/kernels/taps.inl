@@ -28,6 +28,7 @@ class Taps {
     const float* weights = filters->weights;
     const int32_t *offset = filters->tile_offsets, *const end = offset + filters->n_runs;
     const bool prefetch = V::kPrefetch && kSource != Source::kWindow && args.prefetch_tile;
+    if constexpr (V::kInPairs) turns_in_order(s, args, offset, end, weights);
     for (; end - offset >= kSteps; offset += kSteps) {
       if (prefetch) prefetch_inputs(args, offset + kStepsAhead);
       if constexpr (kByFilter) {
@@ -58,6 +59,7 @@ class Taps {
   static constexpr int kSteps = kBlock == 1 ? 4 : 1;
 
   static constexpr bool kByFilter = V::kFewRegisters && kBlock > 1 && kBlock* kSums > 8;
+  static constexpr int kTurn = kBlock == 1 ? 4 : 2;
 
   struct Sums {
     Reg sum[kBlock][kSums];
@@ -72,15 +74,54 @@ class Taps {
     }
   }
 
+  // kTurn steps at a time, inputs two by two; leaves the steps of a last turn that is not whole.
+  static PCONV_INLINE void turns_in_order(Sums& s, const TileArgs& args, const int32_t*& offset, const int32_t* end,
+                                          const float*& weights) {
+    static_assert(kBlock > 1 || kTurn == 4, "weights of single filters come in fours");
+    for (const int32_t* const last = offset + (end - offset) / kTurn * kTurn; offset != last;) {
+      int64_t at[kTurn];
+      static_for<kTurn / 2>([&](auto k) PCONV_INLINE_LAMBDA { V::next_two(offset, &at[2 * k], &at[2 * k + 1]); });
+      if constexpr (kBlock == 1) {
+        const typename V::template OrderedWeights<kTurn> w(weights);
+        static_for<kTurn>([&](auto k) PCONV_INLINE_LAMBDA { step_in_order<k>(s, args, after(args.tile, at[k]), w); });
+      } else {
+        static_for<kTurn>([&](auto k) PCONV_INLINE_LAMBDA {
+          const typename V::template OrderedWeights<kBlock> w(weights);
+          step_in_order<0>(s, args, after(args.tile, at[k]), w);
+        });
+      }
+    }
+  }
+
+  template <int kFirst, class Weights>
+  static PCONV_INLINE void step_in_order(Sums& s, const TileArgs& args, const float* base, const Weights& w) {
+    static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
+      const float* const row = base + r * args.row_step;
+      if constexpr (kVectors > 1) {
+        static_for<kVectors / 2>([&](auto pair) PCONV_INLINE_LAMBDA {
+          Reg v[2];
+          V::template load_two<2 * pair * V::kLanes, kVectors * V::kLanes>(row, &v[0], &v[1]);
+          static_for<2>([&](auto i) PCONV_INLINE_LAMBDA { add<r * kVectors + 2 * pair + i, kFirst>(s, v[i], w); });
+        });
+      }
+      if constexpr (kVectors % 2 == 1) {
+        add<(r + 1) * kVectors - 1, kFirst>(s, V::load_unaligned(row + (kVectors - 1) * V::kLanes), w);
+      }
+    });
+  }
+
   // Every output of the tile: the vector at `offset`, times weight kFirst + b of each filter b.
   template <int kFirst, class Weights>
   static PCONV_INLINE void step(Sums& s, const TileArgs& args, int32_t offset, typename V::Lanes last,
                                 const Weights& w) {
     const float* const base = after(args.tile, offset);
-    static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
-      const Reg v = input<i>(args, base, last);
-      static_for<kBlock>(
-          [&](auto b) PCONV_INLINE_LAMBDA { s.sum[b][i] = w.template multiply_add<kFirst + b>(s.sum[b][i], v); });
+    static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA { add<i, kFirst>(s, input<i>(args, base, last), w); });
+  }
+
+  template <int kIndex, int kFirst, class Weights>
+  static PCONV_INLINE void add(Sums& s, Reg v, const Weights& w) {
+    static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
+      s.sum[b][kIndex] = w.template multiply_add<kFirst + b>(s.sum[b][kIndex], v);
     });
   }
 
@@ -111,13 +152,32 @@ class Taps {
   }
 
   static PCONV_INLINE void finish_whole(const TileArgs& args, const FilterProgram* filters, const Sums& s) {
+    if constexpr (V::kInPairs) {  // where every instruction counts
+      if (args.clamp_max == __builtin_inff()) return store_whole<false>(args, filters, s);
+    }
+    store_whole<true>(args, filters, s);
+  }
+
+  template <bool kBounded>
+  static PCONV_INLINE void store_whole(const TileArgs& args, const FilterProgram* filters, const Sums& s) {
     const Reg lo = V::broadcast(args.clamp_min), hi = V::broadcast(args.clamp_max);
+    float* const first = args.out;
+    const ptrdiff_t plane_stride = args.plane_stride, row_stride = args.row_stride;
     static_for<kBlock>([&](auto b) PCONV_INLINE_LAMBDA {
       if (filters[b].out_channel < 0) return;
-      float* const out = args.out + filters[b].out_channel * args.plane_stride;
-      static_for<kSums>([&](auto i) PCONV_INLINE_LAMBDA {
-        V::store_unaligned(out + i / kVectors * args.row_stride + i % kVectors * V::kLanes,
-                           V::clamp(s.sum[b][i], lo, hi));
+      float* const out = first + filters[b].out_channel * plane_stride;
+      const auto y = [&](int i) PCONV_INLINE_LAMBDA {
+        return kBounded ? V::clamp(s.sum[b][i], lo, hi) : V::at_least(s.sum[b][i], lo);
+      };
+      static_for<kRows>([&](auto r) PCONV_INLINE_LAMBDA {
+        static_for<kVectors>([&](auto c) PCONV_INLINE_LAMBDA {
+          constexpr int kAt = c * V::kLanes, kIndex = r * kVectors + c;
+          if constexpr (!V::kInPairs || (c % 2 == 0 && c + 1 == kVectors)) {
+            V::store_unaligned(out + r * row_stride + kAt, y(kIndex));
+          } else if constexpr (c % 2 == 0) {
+            V::template store_two<kAt>(out + r * row_stride, y(kIndex), y(kIndex + 1));
+          }
+        });
       });
     });
   }

@@ -327,7 +327,8 @@ struct IsaTable {
   int lanes;
   // In multiply-add instructions: an input vector from L1, one from L2, what a kernel costs beside, starting a run.
   double load_cost_l1, load_cost_l2, kernel_cost, run_cost;
-  bool masks_loads;  // ukernels read planes whose last vector is not full
+  double sharing_cost;  // of filters that share loads of planes, as a factor, beside that of patterns
+  bool masks_loads;     // ukernels read planes whose last vector is not full
   const KernelInfo* kernels;
   int n_kernels;
   PackPlanesFn pack_planes;

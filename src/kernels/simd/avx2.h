@@ -22,6 +22,7 @@ struct Vec {
   // measured best on the VGG-16 shapes.
   // Starting a run: assumed to be near AVX-512's.
   static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 0.8, kKernelCost = 32.0, kRunCost = 10.0;
+  static constexpr double kSharingCost = 1.1;  // see IsaTable; dense layers, docs/PERFORMANCE.md
 
   static PCONV_INLINE Reg zero() { return _mm256_setzero_ps(); }
   static PCONV_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }

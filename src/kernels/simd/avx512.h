@@ -28,6 +28,7 @@ struct Vec {
   // measured best on the VGG-16 shapes.
   // Starting a run: fitted by trying 0 to 48.
   static constexpr double kLoadCostL1 = 0.7, kLoadCostL2 = 1.0, kKernelCost = 0.0, kRunCost = 12.0;
+  static constexpr double kSharingCost = 1.1;  // see IsaTable; dense layers, docs/PERFORMANCE.md
 
   static PCONV_INLINE Reg zero() { return _mm512_setzero_ps(); }
   static PCONV_INLINE Reg broadcast(float x) { return _mm512_set1_ps(x); }

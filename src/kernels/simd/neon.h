@@ -24,6 +24,7 @@ struct Vec {
   // Cortex-A76, one instruction for two loads. Judged by instruction counts, nobody has timed it.
   // Starting a run: its instructions.
   static constexpr double kLoadCostL1 = 0.25, kLoadCostL2 = 0.25, kKernelCost = 0.0, kRunCost = 13.0;
+  static constexpr double kSharingCost = 1.04;  // see IsaTable; dense layers, docs/PERFORMANCE.md
 
   static PCONV_INLINE Reg zero() { return vdupq_n_f32(0.0f); }
   static PCONV_INLINE Reg broadcast(float x) { return vdupq_n_f32(x); }
@@ -125,6 +126,11 @@ struct Vec {
   static PCONV_INLINE void load_two(const float* p, Reg* first, Reg* second) {
     const auto& all = *reinterpret_cast<const float(*)[kFloats]>(p);
     __asm__("ldp %q0, %q1, [%2, %3]" : "=w"(*first), "=w"(*second) : "r"(p), "i"(kAt * sizeof(float)), "m"(all));
+  }
+  template <int kAt>
+  static PCONV_INLINE void store_two(float* p, Reg first, Reg second) {
+    auto& two = *reinterpret_cast<float(*)[2 * kLanes]>(p + kAt);
+    __asm__("stp %q1, %q2, [%3, %4]" : "=m"(two) : "w"(first), "w"(second), "r"(p), "i"(kAt * sizeof(float)));
   }
   // As Weights; the pointer moves behind them.
   template <int kCount>

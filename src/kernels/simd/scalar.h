@@ -19,6 +19,7 @@ struct Vec {
   static constexpr bool kFewRegisters = false;  // see avx2.h
   static constexpr bool kInPairs = false;       // see neon.h
   static constexpr double kLoadCostL1 = 0.0, kLoadCostL2 = 0.0, kKernelCost = 0.0, kRunCost = 0.0;
+  static constexpr double kSharingCost = 1.1;  // see IsaTable; dense layers, docs/PERFORMANCE.md
 
   static PCONV_INLINE Reg zero() { return 0.0f; }
   static PCONV_INLINE Reg broadcast(float x) { return x; }
