@@ -166,7 +166,7 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
-  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kL1Bytes;
+  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kSmallL1Bytes;
   args.rows = static_cast<int32_t>(std::min(strip.rows, band_rows));
   args.seam = kNoSeam;
   args.seam_step = band_rows * args.row_stride - p.columns.span();
