@@ -166,8 +166,9 @@ void print_profile(const pconv_session* session, const pconv_session_info& info,
     pconv_step_info step{};
     check(pconv_get_step(session, i, &step));
     const double ms = 1e3 * medians[static_cast<size_t>(i)];
-    std::printf("%-40s %-18s %-18s %9.4f ms %5.1f%%  %s\n", step.name, step.op, text_of(step.output.shape).c_str(), ms,
-                total > 0 ? 1e-1 * ms / total : 0.0, step.ukernel != nullptr ? step.ukernel : "");
+    std::printf("%-40s %-18s %-18s %9.4f ms %5.1f%%  %s\n", step.name, step.max_pool != 0 ? "conv+max_pool" : step.op,
+                text_of(step.output.shape).c_str(), ms, total > 0 ? 1e-1 * ms / total : 0.0,
+                step.ukernel != nullptr ? step.ukernel : "");
   }
   std::printf("activations %lld bytes (%lld needed at one time), weights %lld, scratch %lld a thread, %s\n",
               static_cast<long long>(info.arena_bytes), static_cast<long long>(info.live_bytes),

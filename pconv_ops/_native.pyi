@@ -214,5 +214,5 @@ class NativeSession:
     def info(self) -> dict[str, Any]:
         """n_steps, arena_bytes, live_bytes, weight_bytes, scratch_bytes_per_thread, isa."""
     def steps(self) -> list[dict[str, Any]]:
-        """Rows in the order in which they run: node, name, op, ukernel (None: no convolution), macs, inputs and output
-        (TensorPlace)."""
+        """Rows in the order in which they run: node, name, op, ukernel (None: no convolution), macs, max_pool (0: not
+        pooled), inputs and output (TensorPlace)."""

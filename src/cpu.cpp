@@ -1,10 +1,12 @@
-// CPU features and CPU count.
+// CPU features, CPU count, L1.
 #include "cpu.h"
 
 #include <sched.h>
 #include <unistd.h>
 
 #include <string_view>
+
+#include "cache_sizes.h"
 
 namespace pconv {
 namespace {
@@ -45,6 +47,17 @@ int available_cpus() {
   }
   const long n = sysconf(_SC_NPROCESSORS_ONLN);
   return n > 0 ? static_cast<int>(n) : 1;
+}
+
+int64_t l1_bytes() {
+  static const int64_t bytes = [] {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    const long said = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+    if (said > 0) return int64_t{said};
+#endif
+    return kL1Bytes;
+  }();
+  return bytes;
 }
 
 }  // namespace pconv

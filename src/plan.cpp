@@ -66,10 +66,10 @@ Columns cut_evenly(int64_t out_w, int64_t width) {
 constexpr int64_t kMaxFlatOutputs = int64_t{1} << 30;
 
 // May bands lie side by side? Every column that is read is stored too, and a tile reaches over one seam at most. NHWC
-// stages the rows of a strip, which should stay in L2.
+// and what will be pooled stage the rows of a strip, which should stay in L2.
 bool strips_fit(const pconv_plan& plan, const Ukernel& u, int64_t width) {
-  return plan.layout == PCONV_NCHW && u.info->body == Body::kPattern && u.info->stride == 1 && plan.conv.pad_left > 0 &&
-         plan.conv.pad_right > 0 && plan.out_w >= width;
+  return plan.layout == PCONV_NCHW && plan.pool == 1 && u.info->body == Body::kPattern && u.info->stride == 1 &&
+         plan.conv.pad_left > 0 && plan.conv.pad_right > 0 && plan.out_w >= width;
 }
 
 // A 3x3 layer that pattern ukernels of this stride compute.
@@ -252,14 +252,13 @@ Choice choose_cut(const pconv_plan& plan, const Ukernel& u, const FilterWork& wo
 }
 
 // Where a pattern ukernel takes the layer, of the general ones those for depthwise layers are asked, and those whose
-// filters share loads of planes, if all keep the same kernels.
+// filters share loads of planes, if the filters of a block keep the same kernels (in dense layers all do).
+bool shares_planes(const KernelInfo& kernel) { return kernel.body == Body::kPlanes && kernel.block > 1; }
 bool is_asked(const pconv_plan& plan, const KernelInfo& kernel) {
-  const bool shares = kernel.body == Body::kPlanes && kernel.block > 1;
-  return kernel.pattern() || kernel.depthwise() || shares || !is_pattern_layer(plan.conv, 1);
+  return kernel.pattern() || kernel.depthwise() || shares_planes(kernel) || !is_pattern_layer(plan.conv, 1);
 }
 
-// Of the plan's ISA. Pattern ukernels go first. Of the depthwise ones the first in the table is taken. No ukernel:
-// null.
+// Of the plan's ISA. Of the depthwise ones the first in the table is taken. No ukernel: null.
 Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const FilterWork& work) {
   const Registry& r = registry();
   Choice best = {};
@@ -267,11 +266,10 @@ Choice choose_ukernel(const pconv_plan& plan, const pconv_packed& packed, const 
     const Ukernel& u = r.ukernels[i];
     if (u.isa != plan.isa || !takes(plan, packed, u)) continue;
     if (!is_asked(plan, *u.info)) continue;
-    const Choice choice = choose_cut(plan, u, work);
+    Choice choice = choose_cut(plan, u, work);
     // The table says how far sharing falls short of the predicted work where patterns do not.
-    const bool changes = best.ukernel != nullptr && best.ukernel->info->pattern() && !u.info->pattern();
-    const double cost = changes ? plan.isa->table->sharing_cost : 1.0;
-    if (best.ukernel == nullptr || choice.work * cost < best.work) best = choice;
+    if (shares_planes(*u.info) && is_pattern_layer(plan.conv, 1)) choice.work *= plan.isa->table->sharing_cost;
+    if (best.ukernel == nullptr || choice.work < best.work) best = choice;
   }
   return best;
 }

@@ -1,7 +1,7 @@
 // Per group: writes the planes of the strip's tiles, unless they lie in the image, and runs the filters over them.
 #include <algorithm>
 
-#include "cache_sizes.h"
+#include "cpu.h"
 #include "prepack_taps.h"
 #include "runners.h"
 
@@ -92,7 +92,7 @@ void run_tiles(const pconv_plan& p, const Chunk& chunk, int64_t group, const Gro
   const int64_t end = std::min((group + 1) * per_group, chunk.filter_end);
   const bool scatter = p.ukernel->info->body == Body::kScatter;
   const int64_t step = scatter ? unit : end - begin;
-  args.prefetch_tile = p.planes.tile_bytes > kL1Bytes;
+  args.prefetch_tile = p.planes.tile_bytes > l1_bytes();
   args.plane_bytes = planes.plane_floats * static_cast<int64_t>(sizeof(float));
   args.plane_row_bytes = planes.row_floats * static_cast<int64_t>(sizeof(float));
   uint16_t inner_lanes[kMostScatterVectors];

@@ -1,8 +1,8 @@
 // Per task packs tile after tile from left to right and runs the ukernel over the chunk's filters. NHWC is staged strip
-// by strip, so that packing and ukernels know one layout only.
+// by strip, so that packing and ukernels know one layout only, and so are outputs that will be pooled.
 #include <algorithm>
 
-#include "cache_sizes.h"
+#include "cpu.h"
 #include "runners.h"
 #include "tile_shape.h"
 
@@ -166,7 +166,7 @@ void run_tiles(const pconv_plan& p, const Strip& strip, const float* x, PackTile
   args.n_channels = pack.n_channels;
   args.next_channel_stride = pack.channel_stride;
   args.next_row_stride = pack.row_stride;
-  args.prefetch_tile = tile_bytes(p, *p.ukernel) > kSmallL1Bytes;
+  args.prefetch_tile = tile_bytes(p, *p.ukernel) > l1_bytes();
   args.rows = static_cast<int32_t>(std::min(strip.rows, band_rows));
   args.seam = kNoSeam;
   args.seam_step = band_rows * args.row_stride - p.columns.span();

@@ -36,11 +36,10 @@ def test_convolutions_whose_outputs_are_only_pooled():
     assert [row.op for row in profile.layers].count("conv+max_pool") == 2
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_same_bits_as_pooled_afterwards(threads):
+def test_same_results_as_pooled_afterwards():
     """A second output keeps the map alive, so that nothing is pooled on the way."""
     torch.manual_seed(0)
-    conv = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.ReLU()).eval()
+    conv = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.ReLU()).eval()
 
     class Apart(nn.Module):
         def forward(self, x):
@@ -51,15 +50,24 @@ def test_same_bits_as_pooled_afterwards(threads):
     x = random(2, 3, 225, 227)
     together = pconv_ops.compile(nn.Sequential(conv, nn.MaxPool2d(2)), x)
     assert kinds(together) == [("conv", 2)]
+    whole, want = pconv_ops.compile(apart, x)(x)
+    got = together(x)
+    assert whole.shape == (2, 48, 225, 227)
+    # The ukernels may differ, and with them the order of sums.
+    assert got.shape == want.shape == (2, 48, 112, 113) and distance([got], [want]) < 1e-6
     before = pconv_ops.get_num_threads()
-    pconv_ops.set_num_threads(threads)
     try:
-        got, whole, want = together(x), *pconv_ops.compile(apart, x)(x)
+        for threads in (2, 5):
+            pconv_ops.set_num_threads(threads)
+            assert torch.equal(together(x), got)
     finally:
         pconv_ops.set_num_threads(before)
-    assert whole.shape == (2, 24, 225, 227)
-    # The ukernels may differ, and with them the order of sums.
-    assert got.shape == want.shape == (2, 24, 112, 113) and distance([got], [want]) < 1e-6
+
+
+def test_wide_strips_do_not_pool():
+    """They would not stay in L2."""
+    net, x = nn.Sequential(nn.Conv2d(2, 64, 3, padding=1), nn.MaxPool2d(2)).eval(), random(1, 2, 40, 640)
+    assert ("max_pool", 0) in kinds(pconv_ops.compile(net, x))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +103,15 @@ def kinds_of_shape(compiled, x):
     return [(step["op"], step["max_pool"]) for step in compiled.native.plan([tuple(x.shape)]).steps()]
 
 
-def test_tuning_keeps_the_pooling():
+def test_choices_keep_the_pooling():
+    """Tuned ones, and one that cannot pool."""
     net, x = small_net("pooled")
     compiled = pconv_ops.compile(net, x)
     before = kinds(compiled)
     compiled.tune(x, runs=1)
     assert kinds(compiled) == before and distance(compiled(x), net(x)) < 1e-4
+    isa = pconv_ops._native.current_isa()
+    odd = next(row["name"] for row in pconv_ops._native.ukernels() if row["isa"] == isa and row["body"] == "planes")
+    session = compiled.native.plan(None, None, [(0, isa, odd, (2, 257, 258))])
+    assert [(step["op"], step["max_pool"]) for step in session.steps()] == before
+    assert session.steps()[0]["ukernel"] != odd

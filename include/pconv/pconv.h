@@ -100,7 +100,8 @@ typedef struct pconv_plan_options {
   const char* isa;     /* "avx512", ...; NULL: PCONV_FORCE_ISA if set, else the best this CPU runs */
   const char* ukernel; /* name of the ukernel to use, for tests and benches; NULL: the plan chooses */
   int no_reorder;      /* not 0: without filter kernel reorder, to measure what it gains */
-  int max_pool;        /* 0: none; 2: y holds the largest of every 2x2 outputs that lie side by side, what is left of an
+  int max_pool;        /* 0: none; 2: y holds the largest of every 2x2 outputs that lie side by side (NaN if one is),
+                          which the convolution's map must have, what is left of an
                           odd map not at all. NCHW, no residual */
 } pconv_plan_options;
 
@@ -126,7 +127,8 @@ PCONV_API pconv_status pconv_query_plan(const pconv_plan* plan, pconv_plan_info*
 
 typedef struct pconv_run_args {
   const float* x;        /* [n][in_channels][h][w] in the plan's layout */
-  const float* residual; /* NULL, or shaped like y: added before the clamp; may be y itself, no other overlap */
+  const float* residual; /* NULL, or shaped like y: added before the clamp; may be y itself, no other overlap; NULL
+                            where the plan pools */
   float* y;              /* [n][out_channels][out_h][out_w] in the plan's layout; must not overlap x */
   float clamp_min;       /* -INFINITY and INFINITY: no clamp; NaN passes through as in torch.clamp */
   float clamp_max;

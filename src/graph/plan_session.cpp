@@ -149,7 +149,7 @@ class SessionPlanner {
     if (const pconv_status s = restore_weights(layer)) return s;
     o.ukernel = chosen(step->node, o);
     if (o.ukernel != nullptr && make_plan(*layer, o, &step->plan) == PCONV_OK) return PCONV_OK;
-    o.ukernel = nullptr;  // none was chosen, or this build lacks it
+    o.ukernel = nullptr;  // none was chosen, this build lacks it, or it cannot pool
     return make_plan(*layer, o, &step->plan);
   }
 

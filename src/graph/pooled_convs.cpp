@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cache_sizes.h"
 #include "op.h"
 #include "rules.h"
 #include "validate.h"
@@ -12,6 +13,8 @@ namespace {
 // Smaller maps stay in the caches until they are pooled, and there the ukernel with the better rows counts
 // (docs/PERFORMANCE.md).
 constexpr int64_t kLeastFloats = int64_t{1} << 20;
+// Rows of a strip, at most, which should stay in L2.
+constexpr int64_t kStripRows = 8;
 
 // 2x2, side by side, nothing padded.
 bool pools_squares(const Node& node, const Shape& from, const Shape& to) {
@@ -24,6 +27,8 @@ bool pools_squares(const Node& node, const Shape& from, const Shape& to) {
 // A plan for such a layer can pool, whatever its map.
 bool can_pool(const Node& node, const Shape& output) {
   if (node.op != find_op("conv") || node.inputs.size() > 1 || output.inner(1) < kLeastFloats) return false;
+  const int64_t strip_floats = output.dims[1] * kStripRows * output.dims[3];
+  if (strip_floats > kL2Bytes / static_cast<int64_t>(sizeof(float))) return false;
   const NodeActivation activation(node);
   const bool in_plan = activation.all.kind == ActivationKind::kClamp || activation.all.kind == ActivationKind::kNone;
   const pconv_conv_desc c = desc_of(node.find(Role::kLayer)->layer->view.header);

@@ -77,6 +77,7 @@ class Taps {
   // kTurn steps at a time, inputs two by two; leaves the steps of a last turn that is not whole.
   static PCONV_INLINE void turns_in_order(Sums& s, const TileArgs& args, const int32_t*& offset, const int32_t* end,
                                           const float*& weights) {
+    static_assert(!V::kMasksLoads && !V::kPrefetch, "inputs are read whole, and not asked for");
     static_assert(kBlock > 1 || kTurn == 4, "weights of single filters come in fours");
     for (const int32_t* const last = offset + (end - offset) / kTurn * kTurn; offset != last;) {
       int64_t at[kTurn];

@@ -45,8 +45,8 @@ Floats pooled_apart(const Packed& packed, const Target& target, const Floats& x,
 // 0: the ukernel does not pool this layer.
 int check(Rng& rng, const Layer& layer, const Target& target) {
   const Packed packed = pack(layer);
-  const pconv_plan_options options = {
-      target.n, target.h, target.w, PCONV_NCHW, target.isa.c_str(), target.ukernel.c_str(), 0, 2};
+  const char* const ukernel = target.ukernel.empty() ? nullptr : target.ukernel.c_str();
+  const pconv_plan_options options = {target.n, target.h, target.w, PCONV_NCHW, target.isa.c_str(), ukernel, 0, 2};
   pconv_plan* made = nullptr;
   if (pconv_plan_conv(packed.get(), &options, &made) != PCONV_OK) return 0;
   const Plan pooling(made);
@@ -55,11 +55,12 @@ int check(Rng& rng, const Layer& layer, const Target& target) {
   const float low = rng.chance(0.5) ? 0.0f : -kInf;
   const Floats want = pooled_apart(packed, target, x, low);
   REQUIRE(want.size() == size_of(query(pooling)), "the plan says another size");
-  for (const bool at_end : {true, false}) {
+  for (const int threads : {1, 3, 5}) {
+    const bool at_end = threads != 3;
     Guarded from(x.size(), at_end), to(want.size(), at_end);
     std::copy(x.begin(), x.end(), from.data());
     std::fill_n(to.data(), want.size(), -7.0f);
-    run(pooling, {from.data(), nullptr, to.data(), low, kInf, at_end ? 1 : 3});
+    run(pooling, {from.data(), nullptr, to.data(), low, kInf, threads});
     CHECK(same_bits(Floats(to.data(), to.data() + want.size()), want), "other bits than pooled afterwards");
   }
   return 1;
@@ -92,19 +93,20 @@ void every_ukernel(const std::string& isa) {
   }
 }
 
-// The plan's own choice pools any layer.
+// The plan's own choice pools any layer as the same ukernel does afterwards; several chunks of filters, groups.
 void own_choice(const std::string& isa) {
   Rng rng(options().seed + 41);
   for (const int64_t kernel : {1, 3, 7}) {
     for (const int64_t stride : {1, 2, 3}) {
-      for (const int64_t groups : {1, 6}) {
-        const int64_t pad = kernel / 2;
-        const pconv_conv_desc conv = {6, 6, groups, kernel, kernel, stride, stride, 1, 1, pad, pad, pad, pad};
-        const Packed packed = pack(layer_of(rng, conv, 0.5));
-        const Target target = {1, 15, 17, PCONV_NCHW, isa, "", true, 2};
-        const pconv_plan_info info = query(plan(packed, target)),
-                              all = query(plan(packed, {1, 15, 17, PCONV_NCHW, isa, ""}));
-        CHECK(info.out_h == all.out_h / 2 && info.out_w == all.out_w / 2, "%s: another size", info.ukernel);
+      for (const int64_t groups : {1, 2, 6}) {
+        const int64_t pad = kernel / 2, filters = groups == 6 ? 6 : 48;
+        const pconv_conv_desc conv = {filters, 6, groups, kernel, kernel, stride, stride, 1, 1, pad, pad, pad, pad};
+        set_context(format("kernel %d stride %d groups %d", static_cast<int>(kernel), static_cast<int>(stride),
+                           static_cast<int>(groups)));
+        const Layer layer = layer_of(rng, conv, 0.5);
+        Target target = {1, 15, 17, PCONV_NCHW, isa, "", true, 2};
+        target.ukernel = query(plan(pack(layer), target)).ukernel;
+        CHECK(check(rng, layer, target) == 1, "%s does not pool what it was chosen for", target.ukernel.c_str());
       }
     }
   }

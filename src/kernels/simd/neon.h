@@ -17,7 +17,8 @@ struct Vec {
 
   // Nobody has measured prefetching on a NEON core yet; it would cost 3 % more instructions.
   static constexpr bool kPrefetch = false;
-  // Loads bound the sums where taps share few of them (conv3x3s2.inl): two by one instruction, four kernels a turn.
+  // Loads bound the sums where taps share few of them (conv3x3s2.inl): two by one instruction, four kernels a turn; so
+  // do instructions where blocks share them (taps.inl).
   static constexpr bool kFewRegisters = false;  // see avx2.h
   static constexpr bool kInPairs = true;
   // What an input vector and a kernel cost beside their multiply-adds: two loads and two FMLA a cycle on the
@@ -113,8 +114,9 @@ struct Vec {
     *odd = vuzp2q_f32(low, high);
   }
 
-  // For loops that loads bound (conv3x3s2.inl): these instructions stay in the order in which they are written, where
-  // the compiler parts pairs of loads, moves pointers by instructions of their own and copies sums between registers.
+  // For loops that loads bound (conv3x3s2.inl, taps.inl): these instructions stay in the order in which they are
+  // written, where the compiler parts pairs of loads, moves pointers by instructions of their own and copies sums
+  // between registers.
 
   // Two offsets; the pointer moves behind them.
   static PCONV_INLINE void next_two(const int32_t*& offsets, int64_t* first, int64_t* second) {
