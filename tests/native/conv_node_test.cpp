@@ -7,10 +7,7 @@ namespace pconv_test {
 namespace {
 
 Layer random_layer(Rng& rng, const pconv_conv_desc& conv) {
-  Layer layer;
-  layer.conv = conv;
-  layer.weights = random_floats(rng, conv.out_channels * layer.group_in() * layer.taps());
-  layer.bias = random_floats(rng, conv.out_channels);
+  Layer layer = dense_layer(rng, conv);
   for (int64_t o = 0; o < conv.out_channels; ++o) {
     for (int64_t i = 0; i < layer.group_in(); ++i) {
       if (conv.kernel_h * conv.kernel_w == 9) {  // four taps, as patterns have

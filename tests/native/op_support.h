@@ -29,6 +29,15 @@ inline Floats random_floats(Rng& rng, int64_t n) {
   return x;
 }
 
+// A layer that keeps every weight, with a bias.
+inline Layer dense_layer(Rng& rng, const pconv_conv_desc& conv) {
+  Layer layer;
+  layer.conv = conv;
+  layer.weights = random_floats(rng, conv.out_channels * layer.group_in() * layer.taps());
+  layer.bias = random_floats(rng, conv.out_channels);
+  return layer;
+}
+
 struct OpData {
   const char* name;
   Floats values;

@@ -7,10 +7,7 @@ namespace pconv_test {
 namespace {
 
 Layer layer_of(Rng& rng, const pconv_conv_desc& conv, double kept) {
-  Layer layer;
-  layer.conv = conv;
-  layer.weights = random_floats(rng, conv.out_channels * layer.group_in() * layer.taps());
-  layer.bias = random_floats(rng, conv.out_channels);
+  Layer layer = dense_layer(rng, conv);
   for (int64_t o = 0; o < conv.out_channels; ++o) {
     for (int64_t i = 0; i < layer.group_in(); ++i) {
       if (!rng.chance(kept)) std::fill_n(layer.kernel(o, i), layer.taps(), 0.0f);
@@ -23,7 +20,7 @@ size_t size_of(const pconv_plan_info& info) {
   return static_cast<size_t>(info.n * info.out_channels * info.out_h * info.out_w);
 }
 
-// The truth: two runs, with a NaN and an infinity among the inputs.
+// The truth: a plan that does not pool, and pconv_max_pool.
 Floats pooled_apart(const Packed& packed, const Target& target, const Floats& x, float low) {
   Target whole = target;
   whole.max_pool = 0;
